@@ -1,0 +1,2 @@
+//! The program `vmstate`.
+fn main() {}
