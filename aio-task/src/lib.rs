@@ -16,6 +16,7 @@ mod pool;
 mod queue;
 mod reactor;
 mod sync;
+mod wait_list;
 mod workers;
 
 pub use clock::ManualClock;
@@ -24,8 +25,8 @@ pub use context::{
     Readiness, RemoteHandle, Sleep, TimedOut, Timeout, WhileDriven,
 };
 pub use mutex::{CoMutex, CoMutexGuard};
-pub use pool::{AioTaskPool, NothingBusy, PoolError, Slot, WaitAllError, WaitOneError};
-pub use queue::CoQueue;
+pub use pool::{AioTaskPool, PoolError, Slot, WaitAllError, WaitOneError};
+pub use queue::{CoQueue, CoQueueWait};
 #[cfg(not(loom))]
 pub use reactor::EpollReactor;
 pub use reactor::{CondvarReactor, Interest, Reactor, Unpark, Watch};

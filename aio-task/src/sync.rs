@@ -16,6 +16,9 @@ pub(crate) use primitives::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Order
 pub(crate) use primitives::thread::{JoinHandle, ThreadId, yield_now};
 pub(crate) use primitives::thread_local as per_thread;
 
+/// Whether this thread unwinds. Known to std alone: a model's threads share one.
+pub(crate) use std::thread::panicking;
+
 /// The `Arc` that [`std::task::Wake`] insists on. Its count is invisible to loom, what it points to is not.
 pub(crate) use std::sync::Arc as WakerArc;
 
