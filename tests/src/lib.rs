@@ -1,1 +1,4 @@
-//! Helpers shared by this crate's test programs.
+//! What the integration tests share: finding outside tools, driving QEMU, building our own program.
+
+pub mod program;
+pub mod tools;
