@@ -1,0 +1,228 @@
+//! One error type: the operation, where it was, how long, and why.
+
+use crate::{AllocError, DiskOffset};
+use std::fmt;
+
+/// An errno as Linux numbers it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// Operation not permitted.
+    pub const PERM: Self = Self(1);
+    /// Input/output error.
+    pub const IO: Self = Self(5);
+    /// Resource temporarily unavailable (a lock is held).
+    pub const AGAIN: Self = Self(11);
+    /// Cannot allocate memory.
+    pub const NOMEM: Self = Self(12);
+    /// Permission denied (read-only).
+    pub const ACCES: Self = Self(13);
+    /// Invalid argument.
+    pub const INVAL: Self = Self(22);
+    /// File too large.
+    pub const FBIG: Self = Self(27);
+    /// No space left on device.
+    pub const NOSPC: Self = Self(28);
+    /// No such device (the node is closed).
+    pub const NODEV: Self = Self(19);
+    /// Operation not supported.
+    pub const NOTSUP: Self = Self(95);
+    /// Operation cancelled.
+    pub const CANCELED: Self = Self(125);
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "errno {}", self.0)
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::io::Error::from_raw_os_error(self.0).fmt(f)
+    }
+}
+
+/// What was being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names say it; Display has the words")]
+pub enum Op {
+    Open,
+    Close,
+    Lock,
+    Read,
+    Write,
+    WriteZeroes,
+    Discard,
+    Flush,
+    BlockStatus,
+    Truncate,
+    Length,
+    SaveVmstate,
+    LoadVmstate,
+    FinalizeVmstate,
+    Drain,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Close => "close",
+            Self::Lock => "lock",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::WriteZeroes => "write zeroes",
+            Self::Discard => "discard",
+            Self::Flush => "flush",
+            Self::BlockStatus => "block status",
+            Self::Truncate => "truncate",
+            Self::Length => "length",
+            Self::SaveVmstate => "save vmstate",
+            Self::LoadVmstate => "load vmstate",
+            Self::FinalizeVmstate => "finalize vmstate",
+            Self::Drain => "drain",
+        })
+    }
+}
+
+/// Why it failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The system said so.
+    Os(Errno),
+    /// Neither this driver nor, where the call is passed down, a child of it can do this.
+    NotSupported,
+    /// The range ends at `end`, behind the node's `size`.
+    OutOfBounds {
+        /// First byte behind the range.
+        end: u64,
+        /// The node's length in bytes.
+        size: u64,
+    },
+    /// Offset + length exceeds `i64::MAX`.
+    Overflow,
+    /// The node was opened read-only.
+    ReadOnly,
+    /// This user of the node did not take the permission.
+    NoPermission {
+        /// The permission's name.
+        permission: &'static str,
+    },
+    /// Another user, here or in another process, holds or does not share the permission.
+    Conflict {
+        /// The permission's name.
+        permission: &'static str,
+    },
+    /// The driver moved fewer bytes than asked, and no more were to be had.
+    Short {
+        /// How many bytes were moved.
+        moved: u64,
+    },
+    /// The node was closed, or is being closed.
+    Closed,
+    /// The node was closed, or the save dropped, with a save that nobody had finalized: its buffered bytes are lost.
+    Unfinalized,
+    /// The operation was cancelled by its owner.
+    Cancelled,
+    /// Memory could not be had.
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: u64,
+    },
+    /// The context of the node is gone, or nobody drives it while this call would have to wait.
+    NotDriven,
+    /// A job of the driver panicked.
+    Panicked,
+    /// Anything else a driver has to say, in words with the numbers in them.
+    Driver(std::borrow::Cow<'static, str>),
+}
+
+/// What went wrong, where. `Clone`, since a failed save gives the same error to every later call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockError {
+    /// The operation.
+    pub op: Op,
+    /// Its offset in the space of the call that failed (the node's, or the vmstate area's for vmstate operations).
+    pub offset: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The cause.
+    pub cause: Cause,
+}
+
+impl BlockError {
+    /// An error of `op` on `len` bytes at `offset`.
+    pub fn new(op: Op, offset: u64, len: u64, cause: Cause) -> Self {
+        Self { op, offset, len, cause }
+    }
+
+    /// The system's error, as an error of `op` on `len` bytes at `offset`. An error without an errno counts as EIO.
+    pub fn from_io(op: Op, offset: u64, len: u64, error: &std::io::Error) -> Self {
+        Self::new(op, offset, len, Cause::Os(Errno(error.raw_os_error().unwrap_or(Errno::IO.0))))
+    }
+
+    /// The positive errno that QEMU's caller would see, negated, for this error.
+    pub fn errno(&self) -> Errno {
+        match self.cause {
+            Cause::Os(errno) => errno,
+            Cause::NotSupported => Errno::NOTSUP,
+            Cause::OutOfBounds { .. } | Cause::Short { .. } | Cause::Unfinalized | Cause::Panicked => Errno::IO,
+            Cause::Overflow | Cause::Driver(_) => Errno::INVAL,
+            Cause::ReadOnly => Errno::ACCES,
+            Cause::NoPermission { .. } => Errno::PERM,
+            Cause::Conflict { .. } => Errno::AGAIN,
+            Cause::Closed | Cause::NotDriven => Errno::NODEV,
+            Cause::Cancelled => Errno::CANCELED,
+            Cause::OutOfMemory { .. } => Errno::NOMEM,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Os(errno) => errno.fmt(f),
+            Self::NotSupported => f.write_str("not supported"),
+            Self::OutOfBounds { end, size } => write!(f, "ends at {end}, behind the node's length of {size}"),
+            Self::Overflow => f.write_str("offset + length exceeds 2^63 - 1"),
+            Self::ReadOnly => f.write_str("the node is read-only"),
+            Self::NoPermission { permission } => write!(f, "permission '{permission}' was not taken"),
+            Self::Conflict { permission } => write!(f, "permission '{permission}' is held or refused by another user"),
+            Self::Short { moved } => write!(f, "only {moved} bytes were moved"),
+            Self::Closed => f.write_str("the node is closed"),
+            Self::Unfinalized => f.write_str("the save was not finalized"),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes"),
+            Self::NotDriven => f.write_str("nobody drives the context"),
+            Self::Panicked => f.write_str("a job of the driver panicked"),
+            Self::Driver(text) => f.write_str(text),
+        }
+    }
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at offset {}, length {}: {}", self.op, self.offset, self.len, self.cause)
+    }
+}
+
+impl std::error::Error for BlockError {}
+
+impl From<BlockError> for std::io::Error {
+    /// Keeps the errno, and the whole error as its source.
+    fn from(error: BlockError) -> Self {
+        let kind = std::io::Error::from_raw_os_error(error.errno().0).kind();
+        Self::new(kind, error)
+    }
+}
+
+impl BlockError {
+    /// No memory for a request at `offset`.
+    pub fn out_of_memory(op: Op, offset: DiskOffset, error: AllocError) -> Self {
+        Self::new(op, offset.0, error.bytes as u64, Cause::OutOfMemory { bytes: error.bytes as u64 })
+    }
+}
