@@ -19,37 +19,82 @@ pub struct IoBuf {
 
 impl IoBuf {
     /// `len` zero bytes whose address is a multiple of `alignment` (a power of two). `len` 0 allocates nothing.
-    pub fn zeroed(len: usize, alignment: usize) -> Result<Self, AllocError> { let _ = (len, alignment); todo!() }
+    pub fn zeroed(len: usize, alignment: usize) -> Result<Self, AllocError> {
+        let _ = (len, alignment);
+        todo!()
+    }
     /// A copy of `bytes`, aligned.
-    pub fn copy_of(bytes: &[u8], alignment: usize) -> Result<Self, AllocError> { let _ = (bytes, alignment); todo!() }
+    pub fn copy_of(bytes: &[u8], alignment: usize) -> Result<Self, AllocError> {
+        let _ = (bytes, alignment);
+        todo!()
+    }
     /// Length in bytes.
-    pub fn len(&self) -> usize { todo!() }
+    pub fn len(&self) -> usize {
+        todo!()
+    }
     /// True if the length is 0.
-    pub fn is_empty(&self) -> bool { todo!() }
+    pub fn is_empty(&self) -> bool {
+        todo!()
+    }
     /// True if the address is a multiple of `alignment`.
-    pub fn is_aligned(&self, alignment: usize) -> bool { let _ = alignment; todo!() }
+    pub fn is_aligned(&self, alignment: usize) -> bool {
+        let _ = alignment;
+        todo!()
+    }
     /// Takes the first `at` bytes off (all of them if fewer); `self` keeps the rest.
-    pub fn split_to(&mut self, at: usize) -> IoBuf { let _ = at; todo!() }
+    pub fn split_to(&mut self, at: usize) -> IoBuf {
+        let _ = at;
+        todo!()
+    }
     /// Puts back the piece that begins where `self` ends, in the same allocation; gives it back if it is not that piece.
-    pub fn unsplit(&mut self, next: IoBuf) -> Result<(), IoBuf> { let _ = next; todo!() }
+    pub fn unsplit(&mut self, next: IoBuf) -> Result<(), IoBuf> {
+        let _ = next;
+        todo!()
+    }
     /// From here on the memory can be shared and no longer changed.
-    pub fn freeze(self) -> SharedBuf { todo!() }
+    pub fn freeze(self) -> SharedBuf {
+        todo!()
+    }
 }
 
-impl Deref for IoBuf { type Target = [u8]; fn deref(&self) -> &[u8] { todo!() } }
-impl DerefMut for IoBuf { fn deref_mut(&mut self) -> &mut [u8] { todo!() } }
+impl Deref for IoBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        todo!()
+    }
+}
+impl DerefMut for IoBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        todo!()
+    }
+}
 
 /// A view of memory that no longer changes. Cloning and slicing cost a reference count. `Send + Sync`.
 #[derive(Clone)]
-pub struct SharedBuf { _todo: () }
+pub struct SharedBuf {
+    _todo: (),
+}
 
 impl SharedBuf {
     /// The bytes `range` of this view; out-of-range ends are cut to the view.
-    pub fn slice(&self, range: Range<usize>) -> SharedBuf { let _ = range; todo!() }
+    pub fn slice(&self, range: Range<usize>) -> SharedBuf {
+        let _ = range;
+        todo!()
+    }
     /// The memory back for writing, if no other view or piece of the allocation is alive; else this view again.
-    pub fn try_into_mut(self) -> Result<IoBuf, SharedBuf> { todo!() }
+    pub fn try_into_mut(self) -> Result<IoBuf, SharedBuf> {
+        todo!()
+    }
     /// True if the address is a multiple of `alignment`.
-    pub fn is_aligned(&self, alignment: usize) -> bool { let _ = alignment; todo!() }
+    pub fn is_aligned(&self, alignment: usize) -> bool {
+        let _ = alignment;
+        todo!()
+    }
 }
 
-impl Deref for SharedBuf { type Target = [u8]; fn deref(&self) -> &[u8] { todo!() } }
+impl Deref for SharedBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        todo!()
+    }
+}

@@ -1,6 +1,9 @@
 //! The trait that drivers implement, and its boxed twin for a graph of mixed drivers.
 
-use crate::{BlockChild, BlockError, BlockLimits, BlockStatus, Cause, DiskOffset, IoVector, Op, ReadVector, Result};
+use crate::{
+    BlockChild, BlockError, BlockLimits, BlockStatus, Cause, DiskOffset, IoVector, Op, ReadVector,
+    Result,
+};
 use crate::{VmstateLimits, VmstateOffset, WriteFlags, ZeroFlags};
 use futures::future::LocalBoxFuture;
 
@@ -43,7 +46,10 @@ pub struct Children<'a> {
 /// Several requests may be in flight at once; two that overlap may land in either order unless the node serialised them. A driver that
 /// owns memory of a request keeps it until its I/O is over, and has dropped its references to a write's [`IoVector`] when it returns, so
 /// that the caller can use the memory again. The node never drops a driver's future before it is ready, except when its context goes away.
-#[allow(async_fn_in_trait, reason = "single-threaded by design: no Send bound is wanted")]
+#[allow(
+    async_fn_in_trait,
+    reason = "single-threaded by design: no Send bound is wanted"
+)]
 pub trait BlockDriver: 'static {
     /// QEMU's name of the format or protocol: `file`, `raw`, `qcow2`.
     fn format_name(&self) -> &'static str;
@@ -81,7 +87,12 @@ pub trait BlockDriver: 'static {
     /// Writes zeroes without data; QEMU's `bdrv_co_pwrite_zeroes`. "Not supported" makes the node write explicit zeroes.
     async fn pwrite_zeroes(&self, at: DiskOffset, len: u64, flags: ZeroFlags) -> Result<()> {
         let _ = flags;
-        Err(BlockError::new(Op::WriteZeroes, at.0, len, Cause::NotSupported))
+        Err(BlockError::new(
+            Op::WriteZeroes,
+            at.0,
+            len,
+            Cause::NotSupported,
+        ))
     }
 
     /// The content of the range no longer matters; QEMU's `bdrv_co_pdiscard`. "Not supported" is ignored by the node.
@@ -92,12 +103,23 @@ pub trait BlockDriver: 'static {
     /// What is known of the range; QEMU's `bdrv_co_block_status`. The default knows nothing: all is data.
     async fn block_status(&self, at: DiskOffset, len: u64) -> Result<BlockStatus> {
         let _ = at;
-        Ok(BlockStatus { len, data: true, zero: false, allocated: true, map: None })
+        Ok(BlockStatus {
+            len,
+            data: true,
+            zero: false,
+            allocated: true,
+            map: None,
+        })
     }
 
     /// Changes the length; QEMU's `bdrv_co_truncate`.
     async fn truncate(&self, to: Truncate) -> Result<()> {
-        Err(BlockError::new(Op::Truncate, to.len, 0, Cause::NotSupported))
+        Err(BlockError::new(
+            Op::Truncate,
+            to.len,
+            0,
+            Cause::NotSupported,
+        ))
     }
 
     /// `Some` where this driver has a vmstate area of its own (QEMU's `bdrv_save_vmstate` is set); `None` passes vmstate calls to `file`.
@@ -107,13 +129,26 @@ pub trait BlockDriver: 'static {
 
     /// Writes to the vmstate area at any position and length; QEMU's `bdrv_co_save_vmstate`.
     async fn save_vmstate(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
-        Err(BlockError::new(Op::SaveVmstate, at.0, src.len(), Cause::NotSupported))
+        Err(BlockError::new(
+            Op::SaveVmstate,
+            at.0,
+            src.len(),
+            Cause::NotSupported,
+        ))
     }
 
     /// Reads from the vmstate area; QEMU's `bdrv_co_load_vmstate`. Bytes never written read as zeroes.
     async fn load_vmstate(&self, at: VmstateOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
         let len = dst.len();
-        (dst, Err(BlockError::new(Op::LoadVmstate, at.0, len, Cause::NotSupported)))
+        (
+            dst,
+            Err(BlockError::new(
+                Op::LoadVmstate,
+                at.0,
+                len,
+                Cause::NotSupported,
+            )),
+        )
     }
 
     /// The length of the state that is stored, where the driver knows it.
@@ -142,16 +177,34 @@ pub trait DynBlockDriver: 'static {
     fn supports_fua(&self) -> bool;
     fn grows(&self) -> bool;
     fn length(&self) -> LocalBoxFuture<'_, Result<u64>>;
-    fn preadv(&self, at: DiskOffset, dst: ReadVector) -> LocalBoxFuture<'_, (ReadVector, Result<()>)>;
-    fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> LocalBoxFuture<'_, Result<()>>;
+    fn preadv(
+        &self,
+        at: DiskOffset,
+        dst: ReadVector,
+    ) -> LocalBoxFuture<'_, (ReadVector, Result<()>)>;
+    fn pwritev(
+        &self,
+        at: DiskOffset,
+        src: IoVector,
+        flags: WriteFlags,
+    ) -> LocalBoxFuture<'_, Result<()>>;
     fn flush(&self) -> LocalBoxFuture<'_, Result<()>>;
-    fn pwrite_zeroes(&self, at: DiskOffset, len: u64, flags: ZeroFlags) -> LocalBoxFuture<'_, Result<()>>;
+    fn pwrite_zeroes(
+        &self,
+        at: DiskOffset,
+        len: u64,
+        flags: ZeroFlags,
+    ) -> LocalBoxFuture<'_, Result<()>>;
     fn pdiscard(&self, at: DiskOffset, len: u64) -> LocalBoxFuture<'_, Result<()>>;
     fn block_status(&self, at: DiskOffset, len: u64) -> LocalBoxFuture<'_, Result<BlockStatus>>;
     fn truncate(&self, to: Truncate) -> LocalBoxFuture<'_, Result<()>>;
     fn vmstate(&self) -> Option<VmstateLimits>;
     fn save_vmstate(&self, at: VmstateOffset, src: IoVector) -> LocalBoxFuture<'_, Result<()>>;
-    fn load_vmstate(&self, at: VmstateOffset, dst: ReadVector) -> LocalBoxFuture<'_, (ReadVector, Result<()>)>;
+    fn load_vmstate(
+        &self,
+        at: VmstateOffset,
+        dst: ReadVector,
+    ) -> LocalBoxFuture<'_, (ReadVector, Result<()>)>;
     fn vmstate_length(&self) -> LocalBoxFuture<'_, Result<Option<u64>>>;
     fn finish_vmstate(&self, len: u64) -> LocalBoxFuture<'_, Result<()>>;
     fn close(&self) -> LocalBoxFuture<'_, Result<()>>;
@@ -176,16 +229,30 @@ impl<D: BlockDriver> DynBlockDriver for D {
     fn length(&self) -> LocalBoxFuture<'_, Result<u64>> {
         Box::pin(BlockDriver::length(self))
     }
-    fn preadv(&self, at: DiskOffset, dst: ReadVector) -> LocalBoxFuture<'_, (ReadVector, Result<()>)> {
+    fn preadv(
+        &self,
+        at: DiskOffset,
+        dst: ReadVector,
+    ) -> LocalBoxFuture<'_, (ReadVector, Result<()>)> {
         Box::pin(BlockDriver::preadv(self, at, dst))
     }
-    fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> LocalBoxFuture<'_, Result<()>> {
+    fn pwritev(
+        &self,
+        at: DiskOffset,
+        src: IoVector,
+        flags: WriteFlags,
+    ) -> LocalBoxFuture<'_, Result<()>> {
         Box::pin(BlockDriver::pwritev(self, at, src, flags))
     }
     fn flush(&self) -> LocalBoxFuture<'_, Result<()>> {
         Box::pin(BlockDriver::flush(self))
     }
-    fn pwrite_zeroes(&self, at: DiskOffset, len: u64, flags: ZeroFlags) -> LocalBoxFuture<'_, Result<()>> {
+    fn pwrite_zeroes(
+        &self,
+        at: DiskOffset,
+        len: u64,
+        flags: ZeroFlags,
+    ) -> LocalBoxFuture<'_, Result<()>> {
         Box::pin(BlockDriver::pwrite_zeroes(self, at, len, flags))
     }
     fn pdiscard(&self, at: DiskOffset, len: u64) -> LocalBoxFuture<'_, Result<()>> {
@@ -203,7 +270,11 @@ impl<D: BlockDriver> DynBlockDriver for D {
     fn save_vmstate(&self, at: VmstateOffset, src: IoVector) -> LocalBoxFuture<'_, Result<()>> {
         Box::pin(BlockDriver::save_vmstate(self, at, src))
     }
-    fn load_vmstate(&self, at: VmstateOffset, dst: ReadVector) -> LocalBoxFuture<'_, (ReadVector, Result<()>)> {
+    fn load_vmstate(
+        &self,
+        at: VmstateOffset,
+        dst: ReadVector,
+    ) -> LocalBoxFuture<'_, (ReadVector, Result<()>)> {
         Box::pin(BlockDriver::load_vmstate(self, at, dst))
     }
     fn vmstate_length(&self) -> LocalBoxFuture<'_, Result<Option<u64>>> {

@@ -157,12 +157,22 @@ pub struct BlockError {
 impl BlockError {
     /// An error of `op` on `len` bytes at `offset`.
     pub fn new(op: Op, offset: u64, len: u64, cause: Cause) -> Self {
-        Self { op, offset, len, cause }
+        Self {
+            op,
+            offset,
+            len,
+            cause,
+        }
     }
 
     /// The system's error, as an error of `op` on `len` bytes at `offset`. An error without an errno counts as EIO.
     pub fn from_io(op: Op, offset: u64, len: u64, error: &std::io::Error) -> Self {
-        Self::new(op, offset, len, Cause::Os(Errno(error.raw_os_error().unwrap_or(Errno::IO.0))))
+        Self::new(
+            op,
+            offset,
+            len,
+            Cause::Os(Errno(error.raw_os_error().unwrap_or(Errno::IO.0))),
+        )
     }
 
     /// The positive errno that QEMU's caller would see, negated, for this error.
@@ -170,7 +180,10 @@ impl BlockError {
         match self.cause {
             Cause::Os(errno) => errno,
             Cause::NotSupported => Errno::NOTSUP,
-            Cause::OutOfBounds { .. } | Cause::Short { .. } | Cause::Unfinalized | Cause::Panicked => Errno::IO,
+            Cause::OutOfBounds { .. }
+            | Cause::Short { .. }
+            | Cause::Unfinalized
+            | Cause::Panicked => Errno::IO,
             Cause::Overflow | Cause::Driver(_) => Errno::INVAL,
             Cause::ReadOnly => Errno::ACCES,
             Cause::NoPermission { .. } => Errno::PERM,
@@ -187,11 +200,18 @@ impl fmt::Display for Cause {
         match self {
             Self::Os(errno) => errno.fmt(f),
             Self::NotSupported => f.write_str("not supported"),
-            Self::OutOfBounds { end, size } => write!(f, "ends at {end}, behind the node's length of {size}"),
+            Self::OutOfBounds { end, size } => {
+                write!(f, "ends at {end}, behind the node's length of {size}")
+            }
             Self::Overflow => f.write_str("offset + length exceeds 2^63 - 1"),
             Self::ReadOnly => f.write_str("the node is read-only"),
-            Self::NoPermission { permission } => write!(f, "permission '{permission}' was not taken"),
-            Self::Conflict { permission } => write!(f, "permission '{permission}' is held or refused by another user"),
+            Self::NoPermission { permission } => {
+                write!(f, "permission '{permission}' was not taken")
+            }
+            Self::Conflict { permission } => write!(
+                f,
+                "permission '{permission}' is held or refused by another user"
+            ),
             Self::Short { moved } => write!(f, "only {moved} bytes were moved"),
             Self::Closed => f.write_str("the node is closed"),
             Self::Unfinalized => f.write_str("the save was not finalized"),
@@ -206,7 +226,11 @@ impl fmt::Display for Cause {
 
 impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at offset {}, length {}: {}", self.op, self.offset, self.len, self.cause)
+        write!(
+            f,
+            "{} at offset {}, length {}: {}",
+            self.op, self.offset, self.len, self.cause
+        )
     }
 }
 
@@ -223,6 +247,13 @@ impl From<BlockError> for std::io::Error {
 impl BlockError {
     /// No memory for a request at `offset`.
     pub fn out_of_memory(op: Op, offset: DiskOffset, error: AllocError) -> Self {
-        Self::new(op, offset.0, error.bytes as u64, Cause::OutOfMemory { bytes: error.bytes as u64 })
+        Self::new(
+            op,
+            offset.0,
+            error.bytes as u64,
+            Cause::OutOfMemory {
+                bytes: error.bytes as u64,
+            },
+        )
     }
 }

@@ -34,7 +34,10 @@ pub struct RangeLimits {
 
 impl Default for RangeLimits {
     fn default() -> Self {
-        Self { alignment: 1, max: None }
+        Self {
+            alignment: 1,
+            max: None,
+        }
     }
 }
 

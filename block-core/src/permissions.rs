@@ -62,7 +62,14 @@ impl Not for Perms {
 
 impl fmt::Debug for Perms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(Self::EACH.iter().filter(|(_, p, _)| self.contains(*p)).map(|(.., name)| name)).finish()
+        f.debug_set()
+            .entries(
+                Self::EACH
+                    .iter()
+                    .filter(|(_, p, _)| self.contains(*p))
+                    .map(|(.., name)| name),
+            )
+            .finish()
     }
 }
 
@@ -85,15 +92,24 @@ impl Permissions {
     }
     /// Reads; nobody may write or resize meanwhile.
     pub fn reader() -> Self {
-        Self { perm: Perms::CONSISTENT_READ, shared: Perms::CONSISTENT_READ | Perms::WRITE_UNCHANGED }
+        Self {
+            perm: Perms::CONSISTENT_READ,
+            shared: Perms::CONSISTENT_READ | Perms::WRITE_UNCHANGED,
+        }
     }
     /// Reads whatever others do meanwhile (`qemu-img -U`): no consistency is claimed.
     pub fn force_share() -> Self {
-        Self { perm: Perms::NONE, shared: Perms::ALL }
+        Self {
+            perm: Perms::NONE,
+            shared: Perms::ALL,
+        }
     }
     /// The permission of the pair that keeps these two apart, if any: one takes what the other does not share.
     pub fn conflict(&self, other: &Self) -> Option<&'static str> {
         let clash = (self.perm & !other.shared) | (other.perm & !self.shared);
-        Perms::EACH.iter().find(|(_, p, _)| clash.contains(*p)).map(|(.., name)| *name)
+        Perms::EACH
+            .iter()
+            .find(|(_, p, _)| clash.contains(*p))
+            .map(|(.., name)| *name)
     }
 }

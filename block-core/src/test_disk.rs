@@ -1,5 +1,10 @@
 //! A disk in memory with knobs, for tests: hold, fail the nth, short transfers, reorder, record. Deterministic; no threads.
-#![allow(clippy::todo, unused_variables, missing_docs, reason = "shape first; bodies and docs follow")]
+#![allow(
+    clippy::todo,
+    unused_variables,
+    missing_docs,
+    reason = "shape first; bodies and docs follow"
+)]
 
 use crate::*;
 use std::ops::Range;
@@ -17,56 +22,116 @@ pub struct TestDiskOptions {
 }
 
 /// The driver. Panics (a test's failure) if a request violates the limits: that is the node's bug.
-pub struct TestDisk { _todo: () }
+pub struct TestDisk {
+    _todo: (),
+}
 /// The knobs; stays usable after the driver has gone into a node. Clone.
 #[derive(Clone)]
-pub struct TestDiskControl { _todo: () }
+pub struct TestDiskControl {
+    _todo: (),
+}
 
 /// One driver call as it came, in the order of arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record { pub id: u64, pub op: Op, pub offset: u64, pub len: u64, pub fua: bool }
+pub struct Record {
+    pub id: u64,
+    pub op: Op,
+    pub offset: u64,
+    pub len: u64,
+    pub fua: bool,
+}
 
 impl TestDisk {
-    pub fn new(options: TestDiskOptions) -> (TestDisk, TestDiskControl) { todo!() }
+    pub fn new(options: TestDiskOptions) -> (TestDisk, TestDiskControl) {
+        todo!()
+    }
 }
 
 impl TestDiskControl {
     /// From now on driver calls of `op` that touch `range` wait until released.
-    pub fn hold(&self, op: Op, range: Range<u64>) { todo!() }
+    pub fn hold(&self, op: Op, range: Range<u64>) {
+        todo!()
+    }
     /// Every call waits.
-    pub fn hold_all(&self) { todo!() }
+    pub fn hold_all(&self) {
+        todo!()
+    }
     /// No new call waits; those held stay held.
-    pub fn stop_holding(&self) { todo!() }
+    pub fn stop_holding(&self) {
+        todo!()
+    }
     /// Held calls in the order they came.
-    pub fn held(&self) -> Vec<Record> { todo!() }
+    pub fn held(&self) -> Vec<Record> {
+        todo!()
+    }
     /// Lets one go on (its effect happens at this moment: releasing in another order reorders).
-    pub fn release(&self, id: u64) -> bool { todo!() }
-    pub fn release_all(&self) -> usize { todo!() }
+    pub fn release(&self, id: u64) -> bool {
+        todo!()
+    }
+    pub fn release_all(&self) -> usize {
+        todo!()
+    }
     /// The `nth` (0 = next) call of `op` from now on fails with `errno`, without effect.
-    pub fn fail_nth(&self, op: Op, nth: u64, errno: Errno) { todo!() }
+    pub fn fail_nth(&self, op: Op, nth: u64, errno: Errno) {
+        todo!()
+    }
     /// Every call of `op` that touches `range` fails until cleared.
-    pub fn fail_range(&self, op: Op, range: Range<u64>, errno: Errno) { todo!() }
-    pub fn clear_faults(&self) { todo!() }
+    pub fn fail_range(&self, op: Op, range: Range<u64>, errno: Errno) {
+        todo!()
+    }
+    pub fn clear_faults(&self) {
+        todo!()
+    }
     /// The nth call of `op` moves only `bytes` bytes and then fails with errno (a torn write / partial read).
-    pub fn short_nth(&self, op: Op, nth: u64, bytes: u64, errno: Errno) { todo!() }
+    pub fn short_nth(&self, op: Op, nth: u64, bytes: u64, errno: Errno) {
+        todo!()
+    }
     /// The calls so far; `take_records` also empties the list.
-    pub fn records(&self) -> Vec<Record> { todo!() }
-    pub fn take_records(&self) -> Vec<Record> { todo!() }
-    pub fn faults_fired(&self) -> u64 { todo!() }
-    pub fn in_flight(&self) -> usize { todo!() }
-    pub fn contents(&self) -> Vec<u8> { todo!() }
-    pub fn set_contents(&self, bytes: &[u8]) { todo!() }
+    pub fn records(&self) -> Vec<Record> {
+        todo!()
+    }
+    pub fn take_records(&self) -> Vec<Record> {
+        todo!()
+    }
+    pub fn faults_fired(&self) -> u64 {
+        todo!()
+    }
+    pub fn in_flight(&self) -> usize {
+        todo!()
+    }
+    pub fn contents(&self) -> Vec<u8> {
+        todo!()
+    }
+    pub fn set_contents(&self, bytes: &[u8]) {
+        todo!()
+    }
     /// The vmstate area's bytes.
-    pub fn vmstate_contents(&self) -> Vec<u8> { todo!() }
+    pub fn vmstate_contents(&self) -> Vec<u8> {
+        todo!()
+    }
     /// What `finish_vmstate` was told last.
-    pub fn vmstate_length(&self) -> Option<u64> { todo!() }
+    pub fn vmstate_length(&self) -> Option<u64> {
+        todo!()
+    }
 }
 
 impl BlockDriver for TestDisk {
-    fn format_name(&self) -> &'static str { "test-disk" }
-    fn limits(&self) -> BlockLimits { todo!() }
-    async fn length(&self) -> Result<u64> { todo!() }
-    async fn preadv(&self, at: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>) { todo!() }
-    async fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> Result<()> { todo!() }
-    async fn flush(&self) -> Result<()> { todo!() }
+    fn format_name(&self) -> &'static str {
+        "test-disk"
+    }
+    fn limits(&self) -> BlockLimits {
+        todo!()
+    }
+    async fn length(&self) -> Result<u64> {
+        todo!()
+    }
+    async fn preadv(&self, at: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
+        todo!()
+    }
+    async fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> Result<()> {
+        todo!()
+    }
+    async fn flush(&self) -> Result<()> {
+        todo!()
+    }
 }
