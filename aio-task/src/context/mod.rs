@@ -1,221 +1,204 @@
-//! QEMU's AioContext.
-use std::any::Any;
+//! QEMU's AioContext: one thread's executor.
+mod by_hand;
+mod core;
+mod driven;
+mod handle;
+mod hosted;
+mod inline;
+mod readiness;
+mod remote;
+mod run_queue;
+mod task;
+mod timer;
+mod waiters;
+
+use std::fmt;
 use std::io;
-use std::marker::PhantomData;
-use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
-use crate::{Interest, ManualClock, Reactor};
+pub use by_hand::ByHand;
+pub use driven::{NotDriven, WhileDriven};
+pub use handle::AioHandle;
+pub use hosted::Drive;
+pub(crate) use inline::{InlineDepth, InlineTask, MarkerGuard};
+pub use readiness::Readiness;
+pub(crate) use remote::Remote;
+pub use remote::{Closed, RemoteHandle};
+pub use task::{JoinError, JoinHandle};
+pub use timer::{Sleep, TimedOut, Timeout};
 
-macro_rules! future {
-    ($name:ident [$($g:tt)*] [$($a:tt)*] $out:ty) => {
-        impl<$($g)*> Future for $name<$($a)*> {
-            type Output = $out;
-            fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> { todo!() }
-        }
-    };
+use self::core::{Core, Driver, RUNS_PER_TURN};
+use crate::clock::{Clock, ManualClock};
+use crate::reactor::Reactor;
+
+/// The owner of everything that runs on one thread: tasks, timers, waits for descriptors. It is QEMU's `AioContext`, and lives and
+/// dies on the thread that made it.
+///
+/// Nothing runs by itself. A context is driven by [`block_on`](Self::block_on), by a host that polls [`drive`](Self::drive), or
+/// [`by_hand`](Self::by_hand).
+///
+/// Dropping it drops every future that was spawned on it, on this thread, before the drop returns (a task that is just being polled
+/// further up this stack goes when its poll returns). Wakers and handles that outlive it do nothing.
+pub struct AioContext {
+    core: Rc<Core>,
 }
 
-/// The owner.
-#[derive(Debug)]
-pub struct AioContext(PhantomData<*mut ()>);
-#[allow(missing_docs)]
 impl AioContext {
+    /// A context that sleeps in epoll and follows the monotonic clock. Fails if the kernel gives no more descriptors.
     pub fn new() -> io::Result<Self> {
-        todo!()
-    }
-    pub fn builder() -> Builder {
-        todo!()
-    }
-    pub fn handle(&self) -> AioHandle {
-        todo!()
-    }
-    pub fn remote(&self) -> RemoteHandle {
-        todo!()
-    }
-    pub fn block_on<F: Future>(&self, _f: F) -> F::Output {
-        todo!()
-    }
-    pub fn drive(&self) -> Drive<'_> {
-        todo!()
-    }
-    pub fn by_hand(&self) -> ByHand<'_> {
-        todo!()
-    }
-}
-/// Options.
-#[derive(Debug)]
-pub struct Builder(PhantomData<*mut ()>);
-#[allow(missing_docs)]
-impl Builder {
-    pub fn reactor(self, _r: impl Reactor + 'static) -> Self {
-        todo!()
-    }
-    pub fn clock(self, _c: &ManualClock) -> Self {
-        todo!()
-    }
-    pub fn build(self) -> io::Result<AioContext> {
-        todo!()
-    }
-}
-/// Hosted.
-#[derive(Debug)]
-pub struct Drive<'a>(PhantomData<&'a *mut ()>);
-future!(Drive ['a] ['a] ());
-/// Stepping.
-#[derive(Debug)]
-pub struct ByHand<'a>(PhantomData<&'a *mut ()>);
-#[allow(missing_docs)]
-impl ByHand<'_> {
-    pub fn step(&self) -> bool {
-        todo!()
-    }
-    pub fn run_until_stalled(&self) -> usize {
-        todo!()
-    }
-}
-/// Weak.
-#[derive(Clone, Debug)]
-pub struct AioHandle(PhantomData<*mut ()>);
-#[allow(missing_docs)]
-impl AioHandle {
-    pub fn spawn<F: Future + 'static>(&self, _f: F) -> JoinHandle<F::Output> {
-        todo!()
-    }
-    pub fn is_driven(&self) -> bool {
-        todo!()
-    }
-    pub fn while_driven<F: Future>(&self, _f: F) -> WhileDriven<F> {
-        todo!()
-    }
-    pub fn remote(&self) -> RemoteHandle {
-        todo!()
-    }
-    pub fn now(&self) -> Instant {
-        todo!()
-    }
-    pub fn sleep_until(&self, _at: Instant) -> Sleep {
-        todo!()
-    }
-    pub fn sleep(&self, _d: Duration) -> Sleep {
-        todo!()
-    }
-    pub fn timeout<F: Future>(&self, _d: Duration, _f: F) -> Timeout<F> {
-        todo!()
-    }
-    pub fn readable<Fd: AsFd>(&self, _fd: Fd) -> Readiness<Fd> {
-        let _ = Interest::Readable;
-        todo!()
-    }
-    pub fn writable<Fd: AsFd>(&self, _fd: Fd) -> Readiness<Fd> {
-        todo!()
-    }
-    pub fn stop_drive(&self) {
-        todo!()
+        Self::builder().build()
     }
 
-    /// Whether the context has been dropped (or is being dropped): nothing can be started on it.
-    pub(crate) fn is_closed(&self) -> bool {
-        todo!()
+    /// A context with another way to sleep, or another clock.
+    pub fn builder() -> Builder {
+        Builder {
+            reactor: None,
+            clock: Clock::Monotonic,
+        }
     }
-    /// Makes a task without queueing it. `Err` gives the future back: the context has gone.
-    /// The task is detached: only the pool's own cell can end it early. A panic of the future is caught and dropped.
-    pub(crate) fn spawn_inline<F: Future<Output = ()> + 'static>(
-        &self,
-        _f: F,
-    ) -> Result<InlineTask, F> {
-        todo!()
+
+    /// The handle through which code on this thread uses the context.
+    pub fn handle(&self) -> AioHandle {
+        self.core.handle()
     }
-    /// Counts one more inline poll on this stack until the guard is dropped.
-    pub(crate) fn enter_inline(&self) -> InlineDepth {
-        todo!()
+
+    /// The handle for other threads.
+    pub fn remote(&self) -> RemoteHandle {
+        self.handle().remote()
     }
-    /// The pool task now being polled on this context (a pool's address), until the guard is dropped.
-    pub(crate) fn enter_marker(&self, _marker: usize) -> MarkerGuard {
-        todo!()
+
+    /// Runs the context until `future` is ready, and returns its output. Tasks that are not finished then stay for the next driver.
+    ///
+    /// `future` itself has its turn at least every 61 runs of tasks. A panic of `future` goes through to the caller.
+    ///
+    /// # Panics
+    ///
+    /// At once, if it is called from inside this context: from a task, a job or `future` itself. Waiting there would wait for the
+    /// very stack it waits on.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let core = &*self.core;
+        assert!(
+            !core.is_on_stack(),
+            "AioContext::block_on was called from inside the same context: a task cannot block the thread that runs it; await instead"
+        );
+        let _host = HostsStandBy::new(core);
+        let _driver = Driver::new(core);
+        let _turning = core.queue.begin_turn();
+        let mut future = pin!(future);
+        let mut cx = Context::from_waker(&core.main_waker);
+        core.queue.wake_main();
+        loop {
+            if core.queue.take_main()
+                && let Poll::Ready(output) = future.as_mut().poll(&mut cx)
+            {
+                return output;
+            }
+            core.run(RUNS_PER_TURN);
+            core.gather();
+            if core.queue.is_empty() && !core.queue.main_is_woken() {
+                core.sleep();
+            }
+        }
     }
-    pub(crate) fn top_marker(&self) -> Option<usize> {
-        todo!()
+
+    /// Hosts the context in another executor: the returned future runs its tasks whenever it is polled.
+    ///
+    /// It counts as a driver from now until it is dropped or resolves, which it does after [`AioHandle::stop_drive`].
+    pub fn drive(&self) -> Drive<'_> {
+        Drive::new(&self.core)
     }
-}
-/// A task that was made and not yet queued. Dropping it unrun cancels the task: its future is dropped.
-pub(crate) struct InlineTask(PhantomData<*mut ()>);
-impl InlineTask {
-    /// Polls the task once, on this stack. It is queued again by its own wakers only.
-    pub(crate) fn run_now(self) {
-        todo!()
-    }
-    /// Queues the task at the end, as `spawn` does.
-    pub(crate) fn schedule(self) {
-        todo!()
-    }
-}
-pub(crate) struct InlineDepth(PhantomData<*mut ()>);
-impl InlineDepth {
-    /// How many inline polls are on the stack, this one included (1 = the outermost).
-    pub(crate) fn depth(&self) -> usize {
-        todo!()
-    }
-}
-pub(crate) struct MarkerGuard(PhantomData<*mut ()>);
-/// Task.
-#[derive(Debug)]
-pub struct JoinHandle<T>(PhantomData<T>);
-#[allow(missing_docs)]
-impl<T> JoinHandle<T> {
-    pub fn detach(self) {
-        todo!()
-    }
-}
-future!(JoinHandle [T] [T] Result<T, JoinError>);
-/// Why a task has no output.
-#[derive(Debug)]
-#[allow(missing_docs)]
-pub enum JoinError {
-    Cancelled,
-    Panicked(Box<dyn Any + Send>),
-}
-/// Waits while driven.
-#[derive(Debug)]
-pub struct WhileDriven<F>(PhantomData<F>);
-future!(WhileDriven [F: Future] [F] Result<F::Output, NotDriven>);
-/// Sleeps.
-#[derive(Debug)]
-pub struct Sleep(PhantomData<*mut ()>);
-impl Future for Sleep {
-    type Output = ();
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<()> {
-        todo!()
+
+    /// Steps the context by hand, for tests. Counts as a driver until it is dropped.
+    pub fn by_hand(&self) -> ByHand<'_> {
+        ByHand::new(&self.core)
     }
 }
-/// Limits.
-#[derive(Debug)]
-pub struct Timeout<F>(PhantomData<F>);
-future!(Timeout [F: Future] [F] Result<F::Output, TimedOut>);
-/// Readiness.
-#[derive(Debug)]
-pub struct Readiness<Fd>(PhantomData<Fd>);
-future!(Readiness [Fd: AsFd] [Fd] io::Result<()>);
-/// Nobody drives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotDriven;
-/// Limit passed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimedOut;
-/// Closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Closed;
-/// Remote.
-#[derive(Clone, Debug)]
-pub struct RemoteHandle(());
-#[allow(missing_docs)]
-impl RemoteHandle {
-    pub fn submit(&self, _f: impl FnOnce(&AioHandle) + Send + 'static) -> Result<(), Closed> {
-        todo!()
+
+impl Drop for AioContext {
+    fn drop(&mut self) {
+        self.core.close();
     }
-    pub fn wake(&self) {
-        todo!()
+}
+
+impl fmt::Debug for AioContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AioContext")
+            .field("live_tasks", &self.core.tasks.len())
+            .field("drivers", &self.core.drivers.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The parts of a context that can be chosen.
+pub struct Builder {
+    reactor: Option<Box<dyn Reactor>>,
+    clock: Clock,
+}
+
+impl Builder {
+    /// How the context sleeps. Without it: epoll.
+    pub fn reactor(mut self, reactor: impl Reactor + 'static) -> Self {
+        self.reactor = Some(Box::new(reactor));
+        self
+    }
+
+    /// The clock its timers follow. Without it: the monotonic one.
+    pub fn clock(mut self, clock: &ManualClock) -> Self {
+        self.clock = Clock::Manual(clock.clone());
+        self
+    }
+
+    /// Builds the context on this thread. Fails if the default reactor cannot be opened.
+    pub fn build(self) -> io::Result<AioContext> {
+        let reactor = match self.reactor {
+            Some(reactor) => reactor,
+            None => default_reactor()?,
+        };
+        Ok(AioContext {
+            core: Core::new(reactor, self.clock),
+        })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("clock", &self.clock)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(not(loom))]
+fn default_reactor() -> io::Result<Box<dyn Reactor>> {
+    Ok(Box::new(crate::reactor::EpollReactor::new()?))
+}
+
+/// The model checker knows no descriptors.
+#[cfg(loom)]
+fn default_reactor() -> io::Result<Box<dyn Reactor>> {
+    Ok(Box::new(crate::reactor::CondvarReactor::new()))
+}
+
+/// While `block_on` runs, the reactor sleeps and is what a notification ends; the hosts of a waiting `Drive` are woken afterwards,
+/// so that they take over again.
+struct HostsStandBy {
+    hosts: Vec<(u64, Waker)>,
+}
+
+impl HostsStandBy {
+    fn new(core: &Core) -> Self {
+        let mut hosts = core.queue.take_hosts();
+        hosts.append(&mut core.remote.notifier.take_hosts());
+        Self { hosts }
+    }
+}
+
+impl Drop for HostsStandBy {
+    fn drop(&mut self) {
+        for (_, host) in self.hosts.drain(..) {
+            host.wake();
+        }
     }
 }

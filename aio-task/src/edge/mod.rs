@@ -8,6 +8,7 @@ mod counter;
 pub(crate) mod inbox;
 pub(crate) mod notifier;
 mod slot;
+pub(crate) mod watcher;
 
 pub use crate::sync::Arc;
 pub use cancel::{CancelFlag, Cancelled};
