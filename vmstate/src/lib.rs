@@ -1,1 +1,34 @@
-//! Placeholder until the crate's shape lands.
+//! Buffered vmstate save and read-ahead load, after QEMU's savevm.
+//!
+//! 1. A save copies the machine's bytes into buffers of 1 MiB. Positions are free: interleaved streams fill a buffer each, later bytes
+//!    win over earlier ones, gaps are not written.
+//! 2. Each full buffer becomes a task of an [`AioTaskPool`](aio_task::AioTaskPool): at most `workers` are in flight, and the caller waits
+//!    only when all are.
+//! 3. [`VmstateSave::finalize`] writes what is left, waits for all, and returns the first error of the save, if any.
+//! 4. A load reads chunks ahead of the reader, from wherever it starts to the state's end.
+//!
+//! The same save and load can be reached in four ways: [`VmstateSave`] and [`VmstateLoad`]; futures' `AsyncWrite` and `AsyncRead`
+//! ([`VmstateWriter`], [`VmstateReader`]); `std::io`'s `Write` and `Read` ([`SyncWriter`], [`SyncReader`]); and free functions shaped
+//! like QEMU's calls ([`save_vmstate`], [`load_vmstate`], [`finalize_vmstate`]).
+#![forbid(unsafe_code)]
+
+mod calls;
+mod io;
+mod load;
+mod options;
+mod progress;
+mod save;
+mod sync;
+
+pub use calls::{
+    begin_save_vmstate, finalize_vmstate, load_vmstate, load_vmstate_vector, save_vmstate,
+    save_vmstate_bytes, vmstate_position,
+};
+pub use io::{VmstateReader, VmstateWriter};
+pub use load::VmstateLoad;
+pub use options::{
+    DEFAULT_BUFFER_SIZE, DEFAULT_CURSORS, DEFAULT_WORKERS, LoadOptions, SaveOptions,
+};
+pub use progress::{CancelHandle, Progress};
+pub use save::VmstateSave;
+pub use sync::{SyncReader, SyncWriter};
