@@ -1,0 +1,377 @@
+use std::cell::{Cell, RefCell};
+use std::future::{pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::task::Poll;
+
+use aio_task::{PoolError, WaitAllError};
+
+use super::accounting::FreedAtTheEnd;
+use super::support::{Gate, Log, Probe, now};
+use super::{Outcome, Pool, context, counts, pool, start, start_waiting};
+
+#[test]
+fn a_task_starts_another_inline_on_its_own_stack() {
+    let context = context();
+    let _hand = context.by_hand();
+    let pool = pool(&context, 2);
+    let log = Log::default();
+    let (inner, noted) = (pool.clone(), log.clone());
+    start(&pool, async move {
+        noted.note("outer begins");
+        let innermost = noted.clone();
+        let nested = async move {
+            innermost.note("inner");
+            Ok(())
+        };
+        assert_eq!(inner.start_task(nested).await, Ok(1));
+        noted.note("outer ends");
+        Ok(())
+    });
+    assert_eq!(log.take(), ["outer begins", "inner", "outer ends"]);
+}
+
+/// Starts a chain of tasks, each from inside the one before, and notes the counts in each first poll.
+fn chain(pool: Pool, left: usize, log: Log) -> std::pin::Pin<Box<dyn Future<Output = Outcome>>> {
+    Box::pin(async move {
+        log.note(format!("{} {}", pool.busy(), pool.reserved()));
+        if left > 1 {
+            let next = chain(pool.clone(), left - 1, log.clone());
+            pool.start_task(next).await.expect("a context");
+        }
+        drop(pool); // or the chain would keep its pool for ever
+        pending().await
+    })
+}
+
+#[test]
+fn from_64_nested_starts_on_a_task_is_queued_and_its_slot_counts_as_reserved() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = pool(&context, 200);
+    let log = Log::default();
+    start(&pool, chain(pool.clone(), 150, log.clone()));
+    assert_eq!(log.take().len(), 64, "as many polls are on one stack");
+    assert_eq!(
+        counts(&pool),
+        (64, 1),
+        "the next has its slot, and was not polled"
+    );
+    assert!(!pool.is_empty());
+    assert!(hand.step());
+    let polled = log.take();
+    assert_eq!(
+        polled[0], "65 0",
+        "reserved becomes busy when its poll begins"
+    );
+    assert_eq!((polled.len(), counts(&pool)), (64, (128, 1)));
+    hand.run_until_stalled();
+    assert_eq!(counts(&pool), (150, 0));
+}
+
+#[test]
+fn a_queued_task_of_a_dropped_pool_is_dropped_unpolled() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = pool(&context, 70);
+    let log = Log::default();
+    start(&pool, chain(pool.clone(), 70, log.clone()));
+    assert_eq!((log.take().len(), counts(&pool)), (64, (64, 1)));
+    let alive = Rc::new(());
+    let slot = pool.try_reserve().expect("70 are enough");
+    drop(slot);
+    let keep = Rc::clone(&alive);
+    start(&pool, async move {
+        let _keep = keep;
+        pending().await
+    });
+    // The queued task holds a handle, as all of them do until their first wait.
+    drop(pool);
+    assert_eq!(Rc::strong_count(&alive), 2);
+    hand.run_until_stalled();
+    assert_eq!((log.take().len(), Rc::strong_count(&alive)), (6, 1));
+}
+
+#[test]
+fn a_nested_start_without_a_slot_waits_in_line() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = pool(&context, 2);
+    let other = start_waiting(&pool);
+    let log = Log::default();
+    let (inner, noted) = (pool.clone(), log.clone());
+    start(&pool, async move {
+        let innermost = noted.clone();
+        let nested = async move {
+            innermost.note("inner");
+            Ok(())
+        };
+        inner.start_task(nested).await.expect("driven");
+        noted.note("outer");
+        Ok(())
+    });
+    let mut behind = Probe::new(pool.start_task(async { Ok(()) }), || {});
+    assert!(behind.is_pending());
+    other.open(Ok(()));
+    hand.run_until_stalled();
+    assert_eq!(log.take(), ["inner", "outer"]);
+    assert!(matches!(behind.poll(), Poll::Ready(Ok(_))));
+}
+
+#[test]
+fn with_one_slot_a_nested_start_waits_for_itself_until_it_is_dropped() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = pool(&context, 1);
+    let (inner, give_up) = (pool.clone(), Gate::new());
+    let given_up = give_up.clone();
+    start(&pool, async move {
+        let nested = Box::pin(inner.start_task(async { Ok(()) }));
+        match futures::future::select(nested, given_up).await {
+            futures::future::Either::Left(_) => Err("a slot that nobody gave back"),
+            futures::future::Either::Right(((), _nested)) => Ok(()),
+        }
+    });
+    hand.run_until_stalled();
+    assert_eq!(counts(&pool), (1, 0), "it waits for itself");
+    give_up.open(());
+    hand.run_until_stalled();
+    assert_eq!((counts(&pool), pool.status()), ((0, 0), None));
+    assert_eq!(
+        start(&pool, async { Ok(()) }),
+        1,
+        "and the pool is as good as new"
+    );
+}
+
+#[test]
+fn wait_all_on_ones_own_pool_is_an_error_in_the_inline_poll_and_later() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = pool(&context, 2);
+    let (log, gate) = (Log::default(), Gate::new());
+    let (inner, noted, opened) = (pool.clone(), log.clone(), gate.clone());
+    start(&pool, async move {
+        noted.note(format!("{:?}", inner.wait_all().await));
+        let result = opened.await;
+        noted.note(format!("{:?}", inner.wait_all().await));
+        result
+    });
+    assert_eq!(log.take(), ["Err(WaitsForItself)"]);
+    gate.open(Ok(()));
+    hand.run_until_stalled();
+    assert_eq!(log.take(), ["Err(WaitsForItself)"]);
+    assert_eq!(now(pool.wait_all()), Ok(()), "from outside it is no error");
+}
+
+#[test]
+fn wait_all_on_another_pool_or_after_a_nested_task_looks_at_the_innermost_only() {
+    let context = context();
+    let _hand = context.by_hand();
+    let (outer, inner) = (pool(&context, 2), pool(&context, 1));
+    let log = Log::default();
+    let (of_outer, of_inner, noted) = (outer.clone(), inner.clone(), log.clone());
+    start(&outer, async move {
+        let (seen_by_inner, innermost) = (of_outer.clone(), noted.clone());
+        let nested = async move {
+            let mut all = Probe::new(seen_by_inner.wait_all(), || {});
+            innermost.note(format!("inner waits for outer: {:?}", all.poll()));
+            Ok(())
+        };
+        of_inner.start_task(nested).await.expect("a context");
+        noted.note(format!(
+            "outer waits for inner: {:?}",
+            of_inner.wait_all().await
+        ));
+        noted.note(format!(
+            "outer waits for outer: {:?}",
+            of_outer.wait_all().await
+        ));
+        Ok(())
+    });
+    assert_eq!(
+        log.take(),
+        [
+            "inner waits for outer: Pending",
+            "outer waits for inner: Ok(())",
+            "outer waits for outer: Err(WaitsForItself)"
+        ]
+    );
+}
+
+#[test]
+fn a_spawned_task_may_wait_for_all_on_behalf_of_a_pools_task() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = pool(&context, 1);
+    let (log, handle) = (Log::default(), context.handle());
+    let (inner, noted) = (pool.clone(), log.clone());
+    start(&pool, async move {
+        let waiting = async move { noted.note(format!("{:?}", inner.wait_all().await)) };
+        handle.spawn(waiting).detach();
+        Ok(())
+    });
+    hand.run_until_stalled();
+    assert_eq!(log.take(), ["Ok(())"]);
+}
+
+#[test]
+fn spawn_from_inside_a_task_queues_at_the_end_and_never_runs_inline() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = pool(&context, 1);
+    let log = Log::default();
+    let (handle, noted, before) = (context.handle(), log.clone(), log.clone());
+    context
+        .handle()
+        .spawn(async move { before.note("before") })
+        .detach();
+    start(&pool, async move {
+        let spawned = noted.clone();
+        handle
+            .spawn(async move { spawned.note("spawned") })
+            .detach();
+        noted.note("task");
+        Ok(())
+    });
+    assert_eq!(log.take(), ["task"]);
+    hand.run_until_stalled();
+    assert_eq!(log.take(), ["before", "spawned"]);
+}
+
+#[test]
+fn block_on_in_the_same_context_panics_with_a_clear_message() {
+    let context = Rc::new(context());
+    let pool = pool(&context, 1);
+    let inner = Rc::clone(&context);
+    context.block_on(async {
+        let nested = async move {
+            inner.block_on(async {});
+            Ok(())
+        };
+        pool.start_task(nested).await.expect("driven");
+    });
+    assert_eq!(
+        pool.status(),
+        Some(PoolError::Panicked { index: 0 }),
+        "it is the task's panic"
+    );
+    let payload = catch_unwind(AssertUnwindSafe(|| now(pool.wait_all()))).expect_err("thrown");
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned());
+    let text = text
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .expect("a text");
+    assert!(text.contains("block_on"), "{text}");
+}
+
+#[test]
+fn a_task_that_wakes_itself_is_polled_again_from_the_run_queue() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = pool(&context, 1);
+    let polls = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&polls);
+    start(
+        &pool,
+        poll_fn(move |cx| {
+            counted.set(counted.get() + 1);
+            if counted.get() == 3 {
+                return Poll::Ready(Ok(()));
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }),
+    );
+    assert_eq!(polls.get(), 1, "not inside start_task");
+    assert!(hand.step());
+    assert_eq!((polls.get(), pool.busy()), (2, 1));
+    hand.run_until_stalled();
+    assert_eq!((polls.get(), pool.busy()), (3, 0));
+}
+
+#[test]
+fn a_task_that_drops_the_last_handle_cancels_the_others_at_once_and_itself_at_its_polls_return() {
+    for inline in [true, false] {
+        let context = context();
+        let hand = context.by_hand();
+        let pool = pool(&context, 2);
+        let log = Log::default();
+        let noted = log.clone();
+        start(
+            &pool,
+            FreedAtTheEnd::new(Gate::new(), move || noted.note("other freed")),
+        );
+        let last = Rc::new(RefCell::new(None));
+        let (taken, noted, gate) = (Rc::clone(&last), log.clone(), Gate::new());
+        let go = gate.clone();
+        let task = async move {
+            if !inline {
+                go.await;
+            }
+            noted.note("drops the pool");
+            drop(taken.take());
+            noted.note("goes on");
+            pending().await
+        };
+        let noted = log.clone();
+        let task = FreedAtTheEnd::new(task, move || noted.note("itself freed"));
+        if inline {
+            let slot = pool.try_reserve().expect("it is free");
+            last.replace(Some(pool));
+            slot.start(task);
+        } else {
+            start(&pool, task);
+            last.replace(Some(pool));
+            gate.open(());
+            hand.run_until_stalled();
+        }
+        assert_eq!(
+            log.take(),
+            ["drops the pool", "other freed", "goes on", "itself freed"]
+        );
+    }
+}
+
+#[test]
+fn a_task_that_ends_after_it_dropped_the_pool_bothers_nobody() {
+    for panics in [false, true] {
+        let context = context();
+        let hand = context.by_hand();
+        let pool = pool(&context, 1);
+        let slot = pool.try_reserve().expect("it is free");
+        slot.start(async move {
+            drop(pool);
+            assert!(!panics, "printed: nobody is left to throw it at");
+            Err("nobody is left to read it")
+        });
+        assert_eq!(hand.run_until_stalled(), 0);
+    }
+}
+
+#[test]
+fn waits_of_one_pool_work_from_inside_another_pools_task() {
+    let context = context();
+    let hand = context.by_hand();
+    let (outer, inner) = (pool(&context, 1), pool(&context, 1));
+    let gate = start_waiting(&inner);
+    let waiting = inner.clone();
+    start(&outer, async move {
+        waiting.wait_all().await.map_err(|error| match error {
+            WaitAllError::Status(PoolError::Task { error, .. }) => error,
+            _ => "another error",
+        })
+    });
+    hand.run_until_stalled();
+    assert_eq!(outer.busy(), 1);
+    gate.open(Err("of the inner"));
+    hand.run_until_stalled();
+    assert_eq!(
+        outer.status(),
+        Some(PoolError::Task {
+            index: 0,
+            error: "of the inner"
+        })
+    );
+}
