@@ -230,8 +230,11 @@ impl Accounts {
                 removed.waker
             }
             Wait::Hint => {
+                let its_turn = self.line.front() == Some(key);
                 let removed = self.line.remove(key);
-                self.advance_line(wakes);
+                if its_turn {
+                    self.advance_line(wakes);
+                }
                 removed.waker
             }
             Wait::One => self.ones.remove(key).waker,

@@ -91,7 +91,7 @@ use state::State;
 ///
 /// | it calls | result |
 /// |---|---|
-/// | `start_task`, slot free | the new task runs inline, nested; from 64 nested starts on it is queued, its slot counting as reserved until its first poll |
+/// | `start_task`, slot free | the new task runs inline, nested; from 64 polls of tasks on one stack on it is queued, its slot counting as reserved until its first poll |
 /// | `start_task`, no slot | waits in line. With a maximum of 1 it waits for itself, for ever; dropping that wait works |
 /// | `wait_one` with no other task busy | waits for itself, for ever; dropping that wait works |
 /// | `wait_all` | [`WaitAllError::WaitsForItself`] |
@@ -116,7 +116,13 @@ pub struct AioTaskPool<E: Clone + 'static> {
 impl<E: Clone + 'static> AioTaskPool<E> {
     /// An idle pool of at most `max_busy_tasks` tasks, which run in `handle`'s context.
     ///
-    /// Ports `aio_task_pool_new`. The pool does not keep the context alive.
+    /// Ports `aio_task_pool_new`. The pool does not keep the context alive. A limit of zero cannot be written:
+    ///
+    /// ```compile_fail,E0308
+    /// # fn pool(handle: &aio_task::AioHandle) {
+    /// aio_task::AioTaskPool::<()>::new(handle, 0);
+    /// # }
+    /// ```
     pub fn new(handle: &AioHandle, max_busy_tasks: NonZeroUsize) -> Self {
         let state = Rc::new(State::new(handle.clone(), max_busy_tasks));
         AioTaskPool {

@@ -1,10 +1,10 @@
-//! What is on this thread's stack: which pool's task is being polled, and how deep inline first polls are nested.
+//! What is on this thread's stack: which pool's task is being polled, and how deep such polls are nested.
 //!
 //! A stack belongs to a thread, so this does too. It is no shared state: each guard puts back what it found.
 
 use std::cell::Cell;
 
-/// Inline first polls on one stack. From here on a started task is queued instead.
+/// Polls of pool tasks on one stack. At this depth a started task is queued instead of polled inline.
 pub(super) const DEPTH_LIMIT: usize = 64;
 
 thread_local! {
@@ -18,9 +18,14 @@ struct Stack {
     depth: usize,
 }
 
-/// While it lives, the innermost polled task is one of the pool at this address.
-pub(super) fn polling(pool: usize) -> Restore {
-    change(|stack| stack.polled = pool)
+/// Notes that a task of the pool at this address is being polled, until the guard is dropped.
+pub(super) fn polling(pool: usize) -> Polling {
+    let found = STACK.get();
+    STACK.set(Stack {
+        polled: pool,
+        depth: found.depth + 1,
+    });
+    Polling { found }
 }
 
 /// Whether the innermost polled task is one of the pool at this address.
@@ -28,24 +33,18 @@ pub(super) fn is_polling(pool: usize) -> bool {
     STACK.get().polled == pool
 }
 
-/// One inline poll deeper, while it lives; `None` at the limit.
-pub(super) fn deeper() -> Option<Restore> {
-    (STACK.get().depth < DEPTH_LIMIT).then(|| change(|stack| stack.depth += 1))
-}
-
-fn change(change: impl FnOnce(&mut Stack)) -> Restore {
-    let found = STACK.get();
-    let mut stack = found;
-    change(&mut stack);
-    STACK.set(stack);
-    Restore(found)
+/// Whether this stack has room for one more nested poll.
+pub(super) fn may_nest() -> bool {
+    STACK.get().depth < DEPTH_LIMIT
 }
 
 /// Puts the stack back as it was found.
-pub(super) struct Restore(Stack);
+pub(super) struct Polling {
+    found: Stack,
+}
 
-impl Drop for Restore {
+impl Drop for Polling {
     fn drop(&mut self) {
-        STACK.set(self.0);
+        STACK.set(self.found);
     }
 }

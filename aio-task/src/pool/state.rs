@@ -26,8 +26,16 @@ pub(super) struct State<E: 'static> {
     tasks: RefCell<Slab<Weak<TaskCell<E>>>>,
     /// Index of the next task to start.
     next_index: Cell<u64>,
-    /// The last handle is gone: whatever still runs ends at its current poll's return.
-    closed: Cell<bool>,
+    life: Cell<Life>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// The last handle is gone: whatever still runs ends at its current poll's return. Payloads are still thrown.
+    Closing,
+    /// Nobody is left to throw a payload at.
+    Closed,
 }
 
 impl<E: 'static> State<E> {
@@ -38,7 +46,7 @@ impl<E: 'static> State<E> {
             verdict: RefCell::new(Verdict::new()),
             tasks: RefCell::new(Slab::new()),
             next_index: Cell::new(0),
-            closed: Cell::new(false),
+            life: Cell::new(Life::Open),
         }
     }
 
@@ -48,7 +56,7 @@ impl<E: 'static> State<E> {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.get()
+        self.life.get() != Life::Open
     }
 
     pub(super) fn take_index(&self) -> u64 {
@@ -58,10 +66,11 @@ impl<E: 'static> State<E> {
     /// The last handle is gone: every task is cancelled now, in the order they were started. The one that drops the
     /// handle, if it is a task, is being polled; it goes when that poll returns.
     pub(super) fn close(&self) {
-        self.closed.set(true);
+        self.life.set(Life::Closing);
         for cell in self.live_tasks() {
             cell.cancel();
         }
+        self.life.set(Life::Closed);
         if let Some(payload) = self.take_payload() {
             throw_or_print(payload);
         }
@@ -137,8 +146,8 @@ impl<E: 'static> State<E> {
             drop(spare);
         }
         match payload {
-            // Nobody is left to throw it at. (Its message was printed by the panic hook; this says whose it was.)
-            Some(payload) if self.is_closed() => print(&payload),
+            // The panic hook has printed its message; this says whose it was.
+            Some(payload) if self.life.get() == Life::Closed => print(&payload),
             Some(payload) => {
                 let spare = self.verdict.borrow_mut().keep(payload);
                 drop(spare);

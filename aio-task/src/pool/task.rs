@@ -42,9 +42,12 @@ pub(super) fn launch<E: 'static>(
     }
     let shell = state.handle.spawn_inline(Shell { cell });
     let alive = shell.map_err(|_abandoned: Shell<E>| NotDriven);
-    let alive = alive.map(|shell| match nesting::deeper() {
-        Some(_depth) => shell.run_now(),
-        None => shell.schedule(),
+    let alive = alive.map(|shell| {
+        if nesting::may_nest() {
+            shell.run_now();
+        } else {
+            shell.schedule();
+        }
     });
     Launched { index, alive }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use aio_task::{PoolError, WaitAllError};
+use futures::future::LocalBoxFuture;
 
 use super::accounting::FreedAtTheEnd;
 use super::support::{Gate, Log, Probe, now};
@@ -31,26 +32,36 @@ fn a_task_starts_another_inline_on_its_own_stack() {
     assert_eq!(log.take(), ["outer begins", "inner", "outer ends"]);
 }
 
-/// Starts a chain of tasks, each from inside the one before, and notes the counts in each first poll.
-fn chain(pool: Pool, left: usize, log: Log) -> std::pin::Pin<Box<dyn Future<Output = Outcome>>> {
+/// A chain of tasks, each started inside the first poll of the one before, which notes the counts. `innermost` is started
+/// inside the last of them.
+fn chain(
+    pool: Pool,
+    left: usize,
+    log: Log,
+    innermost: LocalBoxFuture<'static, Outcome>,
+) -> LocalBoxFuture<'static, Outcome> {
     Box::pin(async move {
         log.note(format!("{} {}", pool.busy(), pool.reserved()));
-        if left > 1 {
-            let next = chain(pool.clone(), left - 1, log.clone());
-            pool.start_task(next).await.expect("a context");
-        }
+        let next = match left {
+            0 => innermost,
+            _ => chain(pool.clone(), left - 1, log.clone(), innermost),
+        };
+        pool.start_task(next).await.expect("a context");
         drop(pool); // or the chain would keep its pool for ever
         pending().await
     })
 }
 
 #[test]
-fn from_64_nested_starts_on_a_task_is_queued_and_its_slot_counts_as_reserved() {
+fn from_depth_64_on_a_task_is_queued_and_its_slot_counts_as_reserved() {
     let context = context();
     let hand = context.by_hand();
     let pool = pool(&context, 200);
     let log = Log::default();
-    start(&pool, chain(pool.clone(), 150, log.clone()));
+    start(
+        &pool,
+        chain(pool.clone(), 150, log.clone(), Box::pin(pending())),
+    );
     assert_eq!(log.take().len(), 64, "as many polls are on one stack");
     assert_eq!(
         counts(&pool),
@@ -66,7 +77,7 @@ fn from_64_nested_starts_on_a_task_is_queued_and_its_slot_counts_as_reserved() {
     );
     assert_eq!((polled.len(), counts(&pool)), (64, (128, 1)));
     hand.run_until_stalled();
-    assert_eq!(counts(&pool), (150, 0));
+    assert_eq!(counts(&pool), (152, 0));
 }
 
 #[test]
@@ -74,22 +85,38 @@ fn a_queued_task_of_a_dropped_pool_is_dropped_unpolled() {
     let context = context();
     let hand = context.by_hand();
     let pool = pool(&context, 70);
-    let log = Log::default();
-    start(&pool, chain(pool.clone(), 70, log.clone()));
-    assert_eq!((log.take().len(), counts(&pool)), (64, (64, 1)));
-    let alive = Rc::new(());
-    let slot = pool.try_reserve().expect("70 are enough");
-    drop(slot);
-    let keep = Rc::clone(&alive);
-    start(&pool, async move {
-        let _keep = keep;
-        pending().await
-    });
-    // The queued task holds a handle, as all of them do until their first wait.
+    let (log, gate) = (Log::default(), Gate::new());
+    let noted = log.clone();
+    let queued = FreedAtTheEnd::new(gate.clone(), move || noted.note("freed"));
+    start(
+        &pool,
+        chain(pool.clone(), 63, log.clone(), Box::pin(queued)),
+    );
+    assert_eq!(
+        (log.take().len(), counts(&pool), gate.polls()),
+        (64, (64, 1), 0)
+    );
     drop(pool);
-    assert_eq!(Rc::strong_count(&alive), 2);
+    assert_eq!(log.take(), ["freed"]);
     hand.run_until_stalled();
-    assert_eq!((log.take().len(), Rc::strong_count(&alive)), (6, 1));
+    assert_eq!(gate.polls(), 0);
+}
+
+#[test]
+fn a_queued_task_of_a_context_that_goes_away_gives_its_slot_back() {
+    let context = context();
+    let pool = pool(&context, 70);
+    let (log, gate) = (Log::default(), Gate::new());
+    start(
+        &pool,
+        chain(pool.clone(), 63, log.clone(), Box::pin(gate.clone())),
+    );
+    assert_eq!((counts(&pool), gate.polls()), ((64, 1), 0));
+    drop(context);
+    assert_eq!(
+        (counts(&pool), gate.polls(), pool.status()),
+        ((0, 0), 0, None)
+    );
 }
 
 #[test]
