@@ -29,7 +29,7 @@ pub use driver::{BlockDriver, Children, DynBlockDriver, Preallocation, Truncate}
 pub use error::{BlockError, Cause, Errno, Op};
 pub use flags::{WriteFlags, ZeroFlags};
 pub use limits::{BlockLimits, RangeLimits, VmstateLimits};
-pub use node::{BlockChild, BlockNode, Drained, NodeBuilder, NodeExtension};
+pub use node::{BlockChild, BlockNode, Drained, NodeBuilder, NodeExtension, WeakBlockNode};
 pub use offset::{DiskOffset, VmstateOffset};
 pub use permissions::{Permissions, Perms};
 pub use status::BlockStatus;

@@ -1,0 +1,167 @@
+//! Who uses a node and what for: permissions, QEMU's `bdrv_attach_child` and `BdrvChild`.
+
+use super::{BlockNode, Inner};
+use crate::{BlockError, Cause, DiskOffset, IoVector, Op, Permissions, Perms, Result};
+use crate::{Truncate, VmstateOffset, WriteFlags, ZeroFlags};
+use slab::Slab;
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Deref;
+
+/// The users of one node.
+#[derive(Default)]
+pub(super) struct Users(RefCell<Slab<User>>);
+
+struct User {
+    who: String,
+    permissions: Permissions,
+}
+
+impl BlockNode {
+    /// Takes permissions on the node for a parent or user called `who`; they are given back when the [`BlockChild`] is dropped.
+    ///
+    /// Errors: [`Cause::Conflict`] where another user holds what this one does not share, or does not share what this one takes;
+    /// [`Cause::ReadOnly`] where writing is taken on a read-only node; [`Cause::Closed`].
+    pub fn attach(&self, who: impl Into<String>, permissions: Permissions) -> Result<BlockChild> {
+        let error = |cause| BlockError::new(Op::Lock, 0, 0, cause);
+        self.inner.check_range(0, 0).map_err(error)?;
+        let writes = Perms::WRITE | Perms::WRITE_UNCHANGED | Perms::RESIZE;
+        if self.inner.read_only && !(permissions.perm & writes).is_empty() {
+            return Err(error(Cause::ReadOnly));
+        }
+        let mut users = self.inner.users.0.borrow_mut();
+        let conflict = users
+            .iter()
+            .find_map(|(_, user)| user.permissions.conflict(&permissions));
+        if let Some(permission) = conflict {
+            return Err(error(Cause::Conflict { permission }));
+        }
+        let key = users.insert(User {
+            who: who.into(),
+            permissions,
+        });
+        drop(users);
+        Ok(BlockChild {
+            node: self.clone(),
+            permissions,
+            key,
+        })
+    }
+
+    /// The users that are attached, by name, with what they have taken.
+    pub fn users(&self) -> Vec<(String, Permissions)> {
+        let users = self.inner.users.0.borrow();
+        users
+            .iter()
+            .map(|(_, user)| (user.who.clone(), user.permissions))
+            .collect()
+    }
+}
+
+/// A user's hold on a node, QEMU's `BdrvChild`. Derefs to the node; requests that change something are refused with
+/// [`Cause::NoPermission`] unless the permission for them was taken. Dropping it gives the permissions back.
+pub struct BlockChild {
+    node: BlockNode,
+    permissions: Permissions,
+    key: usize,
+}
+
+impl BlockChild {
+    /// The node. What is asked of it directly is not checked against the permissions.
+    pub fn node(&self) -> &BlockNode {
+        &self.node
+    }
+
+    /// What was taken.
+    pub fn permissions(&self) -> Permissions {
+        self.permissions
+    }
+
+    /// [`BlockNode::pwritev`] with the permission "write", and "resize" if the node grows by it.
+    pub async fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> Result<()> {
+        let len = src.len();
+        self.may(Perms::WRITE, Op::Write, at.0, len)?;
+        self.node
+            .write_as(self.permissions.perm, at, src, flags)
+            .await
+    }
+
+    /// [`BlockNode::pwrite`] with the permission "write", and "resize" if the node grows by it.
+    pub async fn pwrite(&self, at: DiskOffset, src: &[u8], flags: WriteFlags) -> Result<()> {
+        self.may(Perms::WRITE, Op::Write, at.0, src.len() as u64)?;
+        self.node
+            .write_copy_as(self.permissions.perm, at, src, flags)
+            .await
+    }
+
+    /// [`BlockNode::pwrite_zeroes`] with the permission "write", and "resize" if the node grows by it.
+    pub async fn pwrite_zeroes(&self, at: DiskOffset, len: u64, flags: ZeroFlags) -> Result<()> {
+        self.may(Perms::WRITE, Op::WriteZeroes, at.0, len)?;
+        self.node
+            .zero_as(self.permissions.perm, at, len, flags)
+            .await
+    }
+
+    /// [`BlockNode::pdiscard`] with the permission "write".
+    pub async fn pdiscard(&self, at: DiskOffset, len: u64) -> Result<()> {
+        self.may(Perms::WRITE, Op::Discard, at.0, len)?;
+        self.node.pdiscard(at, len).await
+    }
+
+    /// [`BlockNode::truncate`] with the permission "resize".
+    pub async fn truncate(&self, to: Truncate) -> Result<()> {
+        self.node.truncate_as(self.permissions.perm, to).await
+    }
+
+    /// [`BlockNode::save_vmstate_unbuffered`] with the permission "write".
+    pub async fn save_vmstate_unbuffered(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
+        self.node
+            .save_vmstate_as(self.permissions.perm, at, src)
+            .await
+    }
+
+    fn may(&self, wanted: Perms, op: Op, at: u64, len: u64) -> Result<()> {
+        allowed(self.permissions.perm, wanted).map_err(|cause| BlockError::new(op, at, len, cause))
+    }
+}
+
+/// Refuses what `user` has not taken, by name.
+pub(super) fn allowed(user: Perms, wanted: Perms) -> Result<(), Cause> {
+    let missing = wanted & !user;
+    match Perms::EACH
+        .iter()
+        .find(|(_, one, _)| missing.contains(*one))
+    {
+        Some((.., permission)) => Err(Cause::NoPermission { permission }),
+        None => Ok(()),
+    }
+}
+
+impl Deref for BlockChild {
+    type Target = BlockNode;
+
+    fn deref(&self) -> &BlockNode {
+        &self.node
+    }
+}
+
+impl Drop for BlockChild {
+    fn drop(&mut self) {
+        self.node.inner.detach(self.key);
+    }
+}
+
+impl Inner {
+    fn detach(&self, key: usize) {
+        self.users.0.borrow_mut().try_remove(key);
+    }
+}
+
+impl fmt::Debug for BlockChild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockChild")
+            .field("node", &self.node)
+            .field("permissions", &self.permissions)
+            .finish()
+    }
+}

@@ -1,0 +1,169 @@
+//! Requests that are whole blocks, taken to the driver in pieces that fit its limits, through a bounce buffer where they do not.
+
+use super::Inner;
+use super::shape::{Shape, round_down};
+use crate::{Cause, DiskOffset, IoBuf, IoVector, ReadVector, SharedBuf, WriteFlags};
+
+/// A prefix shorter than this is not worth a driver call of its own where what follows has to be bounced anyway.
+const DIRECT_MIN: u64 = 256 << 10;
+
+/// The next driver call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Chunk {
+    len: u64,
+    bounce: bool,
+}
+
+/// Plans the next driver call for `left` bytes (a multiple of the alignment, not 0) in `parts`.
+fn next_chunk<'a>(shape: &Shape, parts: impl Iterator<Item = &'a [u8]>, left: u64) -> Chunk {
+    let limit = left.min(shape.max_transfer);
+    // The longest prefix whose pieces the driver can take as they are.
+    let mut total = 0;
+    for part in parts.take(shape.max_iov) {
+        if total == limit || !(part.is_empty() || part.as_ptr().addr().is_multiple_of(shape.memory))
+        {
+            break;
+        }
+        let take = (part.len() as u64).min(limit - total);
+        total += take;
+        if !take.is_multiple_of(shape.transfer as u64) {
+            break;
+        }
+    }
+    // Cut at a whole block, the last piece is whole transfers too: those before it are, and so is a block.
+    let direct = round_down(total, shape.align);
+    if direct == limit || direct >= DIRECT_MIN.min(shape.max_bounce) {
+        return Chunk {
+            len: direct,
+            bounce: false,
+        };
+    }
+    Chunk {
+        len: left.min(shape.max_bounce),
+        bounce: true,
+    }
+}
+
+impl Inner {
+    /// Reads whole blocks: one driver call and no copy where the request fits, pieces one after another where it does not.
+    pub(super) async fn read_blocks(
+        &self,
+        at: u64,
+        dst: ReadVector,
+    ) -> (ReadVector, Result<(), Cause>) {
+        let shape = &self.shape;
+        let fits = dst.len() <= shape.max_transfer
+            && dst.parts().len() <= shape.max_iov
+            && dst.is_aligned(shape.memory, shape.transfer);
+        if !fits {
+            return Box::pin(self.read_pieces(at, dst)).await;
+        }
+        let (dst, result) = self.driver.preadv(DiskOffset(at), dst).await;
+        (dst, result.map_err(|e| e.cause))
+    }
+
+    async fn read_pieces(&self, at: u64, mut rest: ReadVector) -> (ReadVector, Result<(), Cause>) {
+        let mut done = ReadVector::new();
+        let mut result = Ok(());
+        let mut pos = at;
+        while result.is_ok() && !rest.is_empty() {
+            let chunk = next_chunk(&self.shape, rest.parts().iter().map(|p| &**p), rest.len());
+            let mut part = rest.split_to(chunk.len);
+            result = if chunk.bounce {
+                self.read_bounced(pos, &mut part).await
+            } else {
+                let result;
+                (part, result) = self.driver.preadv(DiskOffset(pos), part).await;
+                result.map_err(|e| e.cause)
+            };
+            result = result.map_err(|cause| moved_before(cause, pos - at));
+            done.unsplit(part);
+            pos += chunk.len;
+        }
+        done.unsplit(rest);
+        (done, result)
+    }
+
+    async fn read_bounced(&self, at: u64, part: &mut ReadVector) -> Result<(), Cause> {
+        let bounce = self.buffer(part.len())?;
+        let (bounce, result) = self
+            .driver
+            .preadv(DiskOffset(at), ReadVector::from(bounce))
+            .await;
+        let mut from = 0;
+        for piece in bounce.parts() {
+            from += part.copy_from(from, piece) as u64;
+        }
+        result.map_err(|e| e.cause)
+    }
+
+    /// Writes whole blocks: one driver call and no copy where the request fits, pieces one after another where it does not. `flags` go
+    /// to every piece.
+    pub(super) async fn write_blocks(
+        &self,
+        at: u64,
+        src: IoVector,
+        flags: WriteFlags,
+    ) -> Result<(), Cause> {
+        let shape = &self.shape;
+        let fits = src.len() <= shape.max_transfer
+            && src.parts().len() <= shape.max_iov
+            && src.is_aligned(shape.memory, shape.transfer);
+        if !fits {
+            return Box::pin(self.write_pieces(at, src, flags)).await;
+        }
+        let result = self.driver.pwritev(DiskOffset(at), src, flags).await;
+        result.map_err(|e| e.cause)
+    }
+
+    async fn write_pieces(&self, at: u64, src: IoVector, flags: WriteFlags) -> Result<(), Cause> {
+        let len = src.len();
+        let mut done = 0;
+        let mut bounce: Option<IoBuf> = None;
+        while done < len {
+            let rest = src.slice(done..len);
+            let chunk = next_chunk(&self.shape, rest.parts().iter().map(|p| &**p), len - done);
+            let mut copy: Option<SharedBuf> = None;
+            let part = if chunk.bounce {
+                let filled = self.fill_bounce(bounce.take(), &rest, chunk.len)?.freeze();
+                copy = Some(filled.clone());
+                IoVector::from(filled)
+            } else {
+                rest.slice(0..chunk.len)
+            };
+            let at = DiskOffset(at + done);
+            let result = self.driver.pwritev(at, part, flags).await;
+            result.map_err(|e| moved_before(e.cause, done))?;
+            // The driver has let go of the memory: the next piece can use it again.
+            bounce = copy.and_then(|copy| copy.try_into_mut().ok());
+            done += chunk.len;
+        }
+        Ok(())
+    }
+
+    /// The first `len` bytes of `src` in aligned memory, in `old` if it has that length.
+    fn fill_bounce(&self, old: Option<IoBuf>, src: &IoVector, len: u64) -> Result<IoBuf, Cause> {
+        let mut bounce = match old {
+            Some(old) if old.len() as u64 == len => old,
+            _ => self.buffer(len)?,
+        };
+        src.copy_to(0, &mut bounce);
+        Ok(bounce)
+    }
+
+    /// Zeroed memory that the driver takes as it is.
+    pub(super) fn buffer(&self, len: u64) -> Result<IoBuf, Cause> {
+        let bytes = usize::try_from(len).map_err(|_| Cause::OutOfMemory { bytes: len })?;
+        IoBuf::zeroed(bytes, self.shape.memory).map_err(|_| Cause::OutOfMemory { bytes: len })
+    }
+}
+
+/// Counts a short transfer from the start of the whole request.
+fn moved_before(cause: Cause, before: u64) -> Cause {
+    match cause {
+        Cause::Short { moved } => Cause::Short {
+            moved: before.saturating_add(moved),
+        },
+        other => other,
+    }
+}

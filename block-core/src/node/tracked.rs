@@ -1,0 +1,115 @@
+//! Which requests are under way, and who waits for whom: QEMU's `BdrvTrackedRequest`.
+//!
+//! A request waits for every *earlier* one that overlaps it if either of the two is serialising. Since nobody waits for a later one,
+//! no circle of waits can form, and requests on the same bytes are served in the order they came.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::ops::Range;
+use std::task::{Poll, Waker};
+
+/// The requests of one node that have passed the gate and touch bytes.
+#[derive(Default)]
+pub(super) struct Tracked {
+    /// The next id; only grows.
+    next: Cell<u64>,
+    /// How many entries are serialising. While it is 0 nobody has to look at anybody.
+    serialising: Cell<usize>,
+    /// In the order of ids.
+    entries: RefCell<Vec<Entry>>,
+}
+
+struct Entry {
+    id: u64,
+    range: Range<u64>,
+    serialising: bool,
+    /// Later requests (by id) that wait for this one to end.
+    waiters: Vec<(u64, Waker)>,
+}
+
+impl Tracked {
+    /// Enters a request on `range`, behind all that are there. It leaves when the [`Place`] is dropped.
+    pub(super) fn track(&self, range: Range<u64>, serialising: bool) -> Place<'_> {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        if serialising {
+            self.serialising.set(self.serialising.get() + 1);
+        }
+        self.entries.borrow_mut().push(Entry {
+            id,
+            range,
+            serialising,
+            waiters: Vec::new(),
+        });
+        Place { tracked: self, id }
+    }
+
+    /// Enters `waker` with the latest earlier request that `id` has to wait for; `None` if there is none any more.
+    fn wait_for_earlier(&self, id: u64, waker: Waker) -> Option<()> {
+        let mut entries = self.entries.borrow_mut();
+        let at = position(&entries, id)?;
+        let (earlier, rest) = entries.split_at_mut(at);
+        let mine = &rest[0];
+        // The latest: when it ends, the ones before it have mostly ended too, and it wakes only those that wait for it.
+        let blocker = earlier.iter_mut().rev().find(|other| {
+            (other.serialising || mine.serialising)
+                && other.range.start < mine.range.end
+                && mine.range.start < other.range.end
+        })?;
+        let old = match blocker.waiters.iter_mut().find(|(waiter, _)| *waiter == id) {
+            Some((_, old)) => Some(std::mem::replace(old, waker)),
+            None => {
+                blocker.waiters.push((id, waker));
+                None
+            }
+        };
+        drop(entries);
+        drop(old); // outside the borrow
+        Some(())
+    }
+}
+
+/// A request's place in the order; dropping it ends the request for those who wait.
+#[must_use = "the request is no longer tracked when this is dropped"]
+pub(super) struct Place<'a> {
+    tracked: &'a Tracked,
+    id: u64,
+}
+
+impl Place<'_> {
+    /// Returns when every earlier request that this one must not pass has ended.
+    pub(super) async fn turn(&self) {
+        if self.tracked.serialising.get() == 0 {
+            return;
+        }
+        poll_fn(
+            |cx| match self.tracked.wait_for_earlier(self.id, cx.waker().clone()) {
+                Some(()) => Poll::Pending,
+                None => Poll::Ready(()),
+            },
+        )
+        .await;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let entry = {
+            let mut entries = self.tracked.entries.borrow_mut();
+            position(&entries, self.id).map(|at| entries.remove(at))
+        };
+        let Some(entry) = entry else { return };
+        if entry.serialising {
+            self.tracked
+                .serialising
+                .set(self.tracked.serialising.get() - 1);
+        }
+        for (_, waker) in entry.waiters {
+            waker.wake();
+        }
+    }
+}
+
+fn position(entries: &[Entry], id: u64) -> Option<usize> {
+    entries.binary_search_by_key(&id, |entry| entry.id).ok()
+}

@@ -1,0 +1,50 @@
+//! Changes of length, QEMU's `bdrv_co_truncate`.
+
+use super::{BlockNode, Inner};
+use crate::{BlockError, Cause, Op, Perms, Result, Truncate};
+use std::rc::Rc;
+
+impl BlockNode {
+    /// Makes the node longer or shorter (`bdrv_co_truncate`). What is added reads as zeroes.
+    ///
+    /// Order: one after another with everything that touches bytes at or behind the smaller of the two lengths. The error's offset
+    /// is the new length. Dropped: the request runs on.
+    pub async fn truncate(&self, to: Truncate) -> Result<()> {
+        self.truncate_as(Perms::ALL, to).await
+    }
+
+    pub(super) async fn truncate_as(&self, user: Perms, to: Truncate) -> Result<()> {
+        let error = |cause| BlockError::new(Op::Truncate, to.len, 0, cause);
+        self.inner.check_change(to.len, 0).map_err(error)?;
+        if !user.contains(Perms::RESIZE) {
+            return Err(error(Cause::NoPermission {
+                permission: "resize",
+            }));
+        }
+        let task = self.inner.clone().change_length(to);
+        self.request(task).await.and_then(|r| r).map_err(error)
+    }
+}
+
+impl Inner {
+    async fn change_length(self: Rc<Self>, to: Truncate) -> Result<(), Cause> {
+        let _in_flight = self.enter().await?;
+        let mut from = to.len.min(self.fresh_size().await?);
+        let _place = loop {
+            let place = self.tracked.track(from..u64::MAX, true);
+            place.turn().await;
+            // Others may have made the node shorter while this one waited: what is added begins earlier then.
+            let size = self.fresh_size().await?;
+            if size >= from {
+                break place;
+            }
+            from = size;
+        };
+        let result = self.driver.truncate(to).await.map_err(|e| e.cause);
+        self.length.forget();
+        result?;
+        // For those who ask next; the truncate itself has succeeded whatever comes of it.
+        let _ = self.fresh_size().await;
+        Ok(())
+    }
+}
