@@ -16,6 +16,9 @@ use crate::clock::Clock;
 use crate::reactor::Interest;
 use crate::sync::Arc;
 
+/// How deep the first polls of [`AioHandle::spawn_now`] may be nested on one stack.
+const NESTED_MAX: usize = 64;
+
 /// A handle to a context, for code on its thread. It does not keep the context alive; clones are the same context.
 #[derive(Clone)]
 pub struct AioHandle {
@@ -35,6 +38,24 @@ impl AioHandle {
         };
         let (runnable, task) = task::make(&core.tasks, &core.remote, future);
         core.queue.push(Item::Task(runnable));
+        JoinHandle::of(task)
+    }
+
+    /// Spawns a task and polls it once inside this call, on the caller's stack, as QEMU enters a new coroutine: what it submits before
+    /// its first wait is submitted when this returns, and a task that never waits has ended. A panic of it is in the handle.
+    ///
+    /// When such polls are nested 64 deep already, and else like [`spawn`](Self::spawn), the task is queued at the end.
+    pub fn spawn_now<F: Future + 'static>(&self, future: F) -> JoinHandle<F::Output> {
+        let Some(core) = self.open_core() else {
+            return JoinHandle::cancelled();
+        };
+        let (runnable, task) = task::make(&core.tasks, &core.remote, future);
+        let inline = self.enter_inline();
+        if inline.depth() <= NESTED_MAX {
+            core.poll_task(runnable);
+        } else {
+            core.queue.push(Item::Task(runnable));
+        }
         JoinHandle::of(task)
     }
 

@@ -26,7 +26,7 @@ impl BlockNode {
         if !self.inner.gate.closed.replace(true) {
             self.inner.gate.outside.wake_all();
             let closing = Steps(self.inner.clone());
-            self.inner.handle.spawn(closing.take()).detach();
+            self.inner.handle.spawn_now(closing.take()).detach();
         }
         let closing = &self.inner.closing;
         let finished = closing.closers.until(|| closing.result.borrow().is_some());

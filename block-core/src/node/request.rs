@@ -22,7 +22,7 @@ impl BlockNode {
         &self,
         task: impl Future<Output = T> + 'static,
     ) -> Result<T, Cause> {
-        let running = Running(Some(self.inner.handle.spawn(task)));
+        let running = Running(Some(self.inner.handle.spawn_now(task)));
         match self.inner.handle.while_driven(running).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(JoinError::Panicked(_))) => Err(Cause::Panicked),
