@@ -255,3 +255,41 @@ impl Drop for Driver<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use crate::AioContext;
+
+    /// A wake-up on the context's own thread ends at the run queue: neither inbox nor notifier see it.
+    #[test]
+    fn a_local_wake_touches_no_word_that_other_threads_share() {
+        let context = AioContext::new().unwrap();
+        let mut wakes = 0;
+        let task = context.handle().spawn(poll_fn(move |cx| {
+            if wakes == 10 {
+                return Poll::Ready(());
+            }
+            wakes += 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        let core = &context.core;
+        assert_eq!(
+            core.run(100),
+            11,
+            "the task must have woken itself for this test to mean anything"
+        );
+        assert!(core.remote.notifier.is_untouched());
+        core.main_waker.wake_by_ref();
+        assert!(core.remote.notifier.is_untouched());
+        context.remote().wake();
+        assert!(
+            !core.remote.notifier.is_untouched(),
+            "the word shows what it is asked for"
+        );
+        assert!(task.is_finished());
+    }
+}
