@@ -50,10 +50,8 @@ pub(crate) struct Core {
     pub(super) drives: Cell<usize>,
     /// Sleeps in a hosted context's stead. There while timers or descriptors were ever pending under a living `Drive`.
     pub(super) watcher: RefCell<Option<Watcher>>,
-    /// How many polls of the pools' tasks are nested on this stack.
+    /// How many first polls of `spawn_now` are nested on this stack.
     pub(super) inline_depth: Cell<usize>,
-    /// The pools whose tasks are being polled on this stack, innermost last.
-    pub(super) markers: RefCell<Vec<usize>>,
     /// Room for the reactor's answer. Empty between calls.
     ready: RefCell<Vec<u64>>,
 }
@@ -85,7 +83,6 @@ impl Core {
             drives: Cell::new(0),
             watcher: RefCell::new(None),
             inline_depth: Cell::new(0),
-            markers: RefCell::default(),
             ready: RefCell::default(),
         })
     }
