@@ -250,8 +250,15 @@ impl BlockDriver for FileDriver {
         self.call((Op::Length, 0, 0), Opened::size).await
     }
 
+    /// The memory is lost only if the job panicked, or the worker threads were shut down.
     async fn preadv(&self, at: DiskOffset, mut dst: ReadVector) -> (ReadVector, Result<()>) {
         let len = dst.len();
+        if self.file.borrow().is_none() {
+            return (
+                dst,
+                Err(BlockError::new(Op::Read, at.0, len, Cause::Closed)),
+            );
+        }
         let job = self.run(move |file| {
             let result = transfer::read(file, at.0, &mut dst);
             (dst, result)
