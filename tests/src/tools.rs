@@ -11,15 +11,13 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
-use crate::files::SmallDisk;
-
 /// Something outside of this workspace that a test cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// A program on the `PATH`. Missing: ignored, or a failure where `CI=true`.
     Tool(&'static str),
-    /// The right to mount a file system. Missing: ignored, also in CI, which may well run as somebody else or in a container.
-    Mount,
+    /// The rights of root (mounting a file system). Missing: ignored, also in CI, which may well run as somebody else.
+    Root,
 }
 
 impl Need {
@@ -27,8 +25,8 @@ impl Need {
     fn missing(self) -> Option<String> {
         match self {
             Need::Tool(name) if find(name).is_none() => Some(name.to_owned()),
-            Need::Mount if !may_mount() => Some("the right to mount".to_owned()),
-            Need::Tool(_) | Need::Mount => None,
+            Need::Root if !rustix::process::geteuid().is_root() => Some("root".to_owned()),
+            Need::Tool(_) | Need::Root => None,
         }
     }
 
@@ -104,12 +102,6 @@ fn verdict(in_ci: bool, needs: &[Need]) -> Verdict {
     } else {
         Verdict::Ignore(names.join(", "))
     }
-}
-
-/// Found out by doing it: root in a container often has not got it.
-fn may_mount() -> bool {
-    let folder = tempfile::tempdir().expect("a folder");
-    SmallDisk::mount(folder.path(), 1 << 16).is_ok()
 }
 
 fn is_executable(path: &Path) -> bool {

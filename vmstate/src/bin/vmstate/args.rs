@@ -1,0 +1,283 @@
+//! The command line.
+use clap::{Args, Parser, Subcommand};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Saves a machine's state from a stream into a file and loads it back, through QEMU's AioTaskPool and block layer in Rust.
+///
+/// Exit status: 0 done; 1 failed, cancelled or verified wrong, with one line on stderr that says what is on disk; 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "vmstate", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Save the stream on stdin into FILE.
+    ///
+    /// FILE is exactly the stream. It is written to `.FILE.vmstate-save.PID.tmp` beside it, made durable, then renamed: under its final
+    /// name a state is complete. A file of that temporary name that nobody holds locked is what a crash left, and may be deleted.
+    /// QEMU: migrate "exec:vmstate save FILE".
+    Save(SaveArgs),
+    /// Write the state in FILE to stdout.
+    ///
+    /// QEMU: -incoming "exec:vmstate load FILE".
+    Load(LoadArgs),
+    /// Perform a recorded pattern of writes (and of reads), verify it, and print what it cost.
+    ///
+    /// The content is made before any clock starts: each 8-byte word is a hash of the seed and its position. Each run is a process of
+    /// its own. The state is verified by a new open and plain reads, byte for byte, gaps and length included. FILE is left behind.
+    Replay(ReplayArgs),
+    /// Save and load a real 2 GiB guest's recorded pattern in each way, verified, beside the disk's own limit.
+    Demo(DemoArgs),
+    /// One step of a replay or demo, in a process of its own. Not for people.
+    #[command(hide = true)]
+    Step(StepArgs),
+}
+
+/// How a state is written or read.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Engine {
+    /// Bypass the page cache (O_DIRECT).
+    #[arg(long)]
+    pub(crate) direct: bool,
+    /// Requests in flight at most, 1 to 64.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = workers)]
+    pub(crate) workers: NonZeroUsize,
+    /// Size of one buffer, with K, M or G: 4K to 256M.
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = buffer_size)]
+    pub(crate) buffer: u64,
+    /// One request per piece, one at a time, as QEMU 7.2 does: read-modify-write of the first and last block, no buffers. A piece is a line of
+    /// a trace, or at most 32768 bytes of a stream.
+    #[arg(long, conflicts_with_all = ["workers", "buffer"])]
+    pub(crate) unbuffered: bool,
+}
+
+/// How results are told.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// Print JSON, one object a line: results on stdout (save and load: on stderr), progress and errors on stderr.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `vmstate save`.
+#[derive(Args, Debug)]
+pub(crate) struct SaveArgs {
+    /// Where the state goes.
+    #[arg(value_parser = file)]
+    pub(crate) file: PathBuf,
+    /// Where it comes from: `-`, which is stdin.
+    #[arg(default_value = "-", value_parser = ["-"], hide_possible_values = true, value_name = "-")]
+    pub(crate) from: String,
+    /// Replace FILE if it exists. One that is locked, or that is a disk image, is refused even so.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `vmstate load`.
+#[derive(Args, Debug)]
+pub(crate) struct LoadArgs {
+    /// Where the state is.
+    #[arg(value_parser = file)]
+    pub(crate) file: PathBuf,
+    /// Where it goes: `-`, which is stdout.
+    #[arg(default_value = "-", value_parser = ["-"], hide_possible_values = true, value_name = "-")]
+    pub(crate) to: String,
+    /// Load N bytes. A shorter state is an error, before any byte is written.
+    #[arg(long, value_name = "N")]
+    pub(crate) length: Option<u64>,
+    /// Read even while another process writes FILE (qemu-img's -U).
+    #[arg(long, short = 'U')]
+    pub(crate) force_share: bool,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `vmstate replay`.
+#[derive(Args, Debug)]
+pub(crate) struct ReplayArgs {
+    /// Where the state goes.
+    #[arg(value_parser = file)]
+    pub(crate) file: PathBuf,
+    /// The recorded writes: a POSITION and a LENGTH a line, as text or gzip'd; or builtin:NAME.
+    #[arg(long, value_name = "T")]
+    pub(crate) trace: PathBuf,
+    /// The recorded reads, performed on the saved state from cold.
+    #[arg(long, value_name = "T")]
+    pub(crate) load_trace: Option<PathBuf>,
+    /// How often.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) runs: std::num::NonZeroU32,
+    /// What the content is made from.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) seed: u64,
+    /// Measure also the disk's own limit, between the runs: the same number of bytes by sequential 1 MiB O_DIRECT requests.
+    #[arg(long)]
+    pub(crate) limit: bool,
+    /// Replace FILE if it exists. One that is locked, or that is a disk image, is refused even so.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Use only what lies in the first SIZE bytes of the traces.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) take: Option<u64>,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `vmstate demo`.
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// Where the state files go, one at a time; all are deleted.
+    #[arg(long, value_name = "D", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// How often each way is run.
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub(crate) runs: std::num::NonZeroU32,
+    /// Another pattern of writes than qemu72-savevm-guest-2g.
+    #[arg(long, value_name = "T", requires = "load_trace")]
+    pub(crate) trace: Option<PathBuf>,
+    /// The pattern of reads that goes with it.
+    #[arg(long, value_name = "T", requires = "trace")]
+    pub(crate) load_trace: Option<PathBuf>,
+    /// Only the first SIZE bytes of the patterns.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) take: Option<u64>,
+    /// A short one: --take 64M --runs 1. It shows that all works; its figures mean little.
+    #[arg(long, conflicts_with_all = ["take", "runs"])]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `vmstate step`: arguments as the parent process makes them.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StepArgs {
+    /// What to do.
+    #[arg(value_enum)]
+    pub(crate) step: StepKind,
+    /// The file to do it with.
+    pub(crate) file: PathBuf,
+    /// The pattern of writes.
+    #[arg(long, default_value = "builtin:none")]
+    pub(crate) trace: PathBuf,
+    /// The pattern of reads.
+    #[arg(long)]
+    pub(crate) load_trace: Option<PathBuf>,
+    /// As for replay.
+    #[arg(long, default_value = "1")]
+    pub(crate) seed: u64,
+    /// As for replay.
+    #[arg(long)]
+    pub(crate) take: Option<u64>,
+    /// Bytes to write or read, for the disk's limit.
+    #[arg(long, default_value = "0")]
+    pub(crate) bytes: u64,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
+}
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StepKind {
+    /// Perform the writes of a trace; the content comes through stdin, which is a file of the same shape.
+    Save,
+    /// Compare the file with the content, by plain reads.
+    Verify,
+    /// Perform the reads of a trace.
+    Load,
+    /// The same, and compare each byte.
+    CheckLoad,
+    /// Write the file by sequential 1 MiB O_DIRECT requests.
+    DiskWrite,
+    /// Read it so.
+    DiskRead,
+}
+
+impl Engine {
+    /// The options that make a child do the same.
+    pub(crate) fn to_args(&self) -> Vec<String> {
+        let mut args = Vec::new();
+        if self.direct {
+            args.push("--direct".to_owned());
+        }
+        if self.unbuffered {
+            args.push("--unbuffered".to_owned());
+        } else {
+            args.push(format!("--workers={}", self.workers));
+            args.push(format!("--buffer={}", self.buffer));
+        }
+        args
+    }
+}
+
+/// A path that is not `-`: a state cannot be read back from a pipe, so FILE is always a file.
+fn file(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "-" => Err("FILE is a file; './-' if it is called so".to_owned()),
+        "" => Err("FILE is empty".to_owned()),
+        _ => Ok(PathBuf::from(text)),
+    }
+}
+
+fn workers(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse::<NonZeroUsize>() {
+        Ok(n) if n.get() <= 64 => Ok(n),
+        _ => Err("not in 1..=64".to_owned()),
+    }
+}
+
+fn buffer_size(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        bytes if !(4 << 10..=256 << 20).contains(&bytes) => Err("not in 4K..=256M".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A number of bytes, with K, M or G for powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|e| format!("{e}"))?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes > 0 && *bytes <= i64::MAX as u64)
+        .ok_or_else(|| "out of range".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units_and_limits() {
+        assert_eq!(size("1M"), Ok(1 << 20));
+        assert_eq!(size("64k"), Ok(64 << 10));
+        assert_eq!(size("512"), Ok(512));
+        for wrong in ["", "K", "0", "-1", "1.5M", "99999999999G", "1µ"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        assert!(buffer_size("1K").is_err() && buffer_size("1G").is_err());
+    }
+}

@@ -1,0 +1,144 @@
+//! `vmstate replay`: a recorded pattern, performed, verified and measured.
+use crate::args::{ReplayArgs, StepKind};
+use crate::context::Cx;
+use crate::failure::Failure;
+use crate::report;
+use crate::runner::{self, Patterns};
+use crate::series::Series;
+use crate::target::{Target, Temporary};
+use serde_json::{Value, json};
+use std::path::Path;
+
+pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
+    Cx::run(args.engine.workers, async |cx| {
+        let shown = args.file.display().to_string();
+        let prepare = Target::prepare(cx, &args.file, args.force);
+        let target = cx.unless_stopped(&shown, "replay", prepare).await?;
+        let outcome = cx
+            .unless_stopped(&shown, "replay", replay(cx, args, &target))
+            .await;
+        let results = outcome.map_err(|e| e.leaving(target.left_behind()))?;
+        target.commit(cx).await?;
+        results.print(args);
+        Ok(())
+    })
+}
+
+/// What was measured.
+struct Results {
+    saves: Series,
+    loads: Option<Series>,
+    disk: Option<(Series, Series)>,
+    /// Calls of the load trace that ask for bytes behind the state's end, and those bytes.
+    past_end: Value,
+    len: u64,
+}
+
+async fn replay(cx: &Cx, args: &ReplayArgs, target: &Target) -> Result<Results, Failure> {
+    let (loads, take) = (args.load_trace.as_deref(), args.take);
+    let patterns = Patterns::prepare(cx, &args.trace, loads, args.seed, take).await?;
+    let way = match args.engine.unbuffered {
+        true => "unbuffered",
+        false => "buffered",
+    };
+    let mut results = Results {
+        saves: Series::new(format!("save, {way}")),
+        loads: loads.map(|_| Series::new(format!("load, {way}"))),
+        disk: args
+            .limit
+            .then(|| (Series::new("disk write"), Series::new("disk read"))),
+        past_end: Value::Null,
+        len: patterns.len,
+    };
+    let state = target.temporary();
+    for run in 0..args.runs.get() {
+        // A B, B A, ...: neither of the two always finds the disk as the other left it.
+        let limit_first = run % 2 == 0;
+        if limit_first {
+            measure_limit(cx, args, &patterns, &mut results, state).await?;
+        }
+        if run > 0 {
+            remove(state)?;
+        }
+        let saved = runner::transfer(cx, StepKind::Save, state, &args.engine, &patterns).await?;
+        results.saves.push(&saved);
+        runner::step(cx, StepKind::Verify, state, &args.engine, &patterns).await?;
+        if let Some(series) = &mut results.loads {
+            let value = runner::step(cx, StepKind::Load, state, &args.engine, &patterns).await?;
+            results.past_end = value["past_end"].clone();
+            if let Some(loaded) = report::Transfer::from_json(&value) {
+                series.push(&loaded);
+            }
+            if run == 0 {
+                // Once, and outside of the clock: each byte that a load returns.
+                runner::step(cx, StepKind::CheckLoad, state, &args.engine, &patterns).await?;
+            }
+        }
+        if !limit_first {
+            measure_limit(cx, args, &patterns, &mut results, state).await?;
+        }
+    }
+    Ok(results)
+}
+
+/// Writes and reads as many bytes as the state has, in a file beside it.
+async fn measure_limit(
+    cx: &Cx,
+    args: &ReplayArgs,
+    patterns: &Patterns,
+    results: &mut Results,
+    state: &Path,
+) -> Result<(), Failure> {
+    let Some((write, read)) = &mut results.disk else {
+        return Ok(());
+    };
+    let file = Temporary::new(state.with_extension("limit.tmp"));
+    let engine = &args.engine;
+    let seconds = runner::limit(cx, StepKind::DiskWrite, file.path(), engine, patterns).await?;
+    write.push_limit(patterns.bytes, seconds);
+    let seconds = runner::limit(cx, StepKind::DiskRead, file.path(), engine, patterns).await?;
+    read.push_limit(patterns.bytes, seconds);
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    std::fs::remove_file(path).map_err(|e| Failure::io(path.display(), "remove", &e))
+}
+
+impl Results {
+    fn print(&self, args: &ReplayArgs) {
+        let (write, read) = match &self.disk {
+            Some((write, read)) => (Some(write), Some(read)),
+            None => (None, None),
+        };
+        if args.output.json {
+            let value = json!({
+                "file": args.file.display().to_string(),
+                "length": self.len,
+                "runs": args.runs,
+                "verified": true,
+                "save": self.saves.json(None, write),
+                "load": self.loads.as_ref().map(|loads| loads.json(None, read)),
+                "past_end": self.past_end,
+                "disk_write": write.map(|write| write.json(None, None)),
+                "disk_read": read.map(|read| read.json(None, None)),
+            });
+            println!("{}", json!({ "replay": value }));
+            return;
+        }
+        let mut rows = vec![Series::head(), self.saves.row(None, write)];
+        rows.extend(self.loads.iter().map(|loads| loads.row(None, read)));
+        rows.extend(write.iter().chain(&read).map(|disk| disk.row(None, None)));
+        print!("{}", report::table(&rows));
+        println!(
+            "{}: {} bytes, verified byte for byte, gaps and length included; {} runs",
+            args.file.display(),
+            self.len,
+            args.runs
+        );
+        if let Some(calls) = self.past_end["calls"].as_u64().filter(|calls| *calls > 0) {
+            let bytes = &self.past_end["bytes"];
+            println!("reads past the end of the state: {calls} calls, {bytes} bytes, as recorded");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Runs steps in child processes, one at a time.
+use crate::args::{Engine, StepKind};
+use crate::content::Content;
+use crate::context::Cx;
+use crate::failure::Failure;
+use crate::measure;
+use crate::pieces;
+use crate::report::Transfer;
+use crate::trace::{Piece, Trace};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::Value;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// The patterns of a replay, and the content that its saves write.
+pub(crate) struct Patterns {
+    pub(crate) trace: PathBuf,
+    pub(crate) load_trace: Option<PathBuf>,
+    pub(crate) seed: u64,
+    pub(crate) take: Option<u64>,
+    /// Bytes of all writes, and the length of the state.
+    pub(crate) bytes: u64,
+    pub(crate) len: u64,
+    content: File,
+}
+
+impl Patterns {
+    /// Reads the traces and makes the content.
+    pub(crate) async fn prepare(
+        cx: &Cx,
+        trace: &Path,
+        load_trace: Option<&Path>,
+        seed: u64,
+        take: Option<u64>,
+    ) -> Result<Self, Failure> {
+        let (saves, loads) = (trace.to_path_buf(), load_trace.map(Path::to_path_buf));
+        cx.blocking(move || {
+            let pattern = crate::step::pattern(&saves, take)?;
+            if let Some(loads) = &loads {
+                crate::step::pattern(loads, take)?;
+            }
+            let covered = pattern.covered();
+            room_in_memory(&saves, &covered)?;
+            let content = pieces::make(Content { seed }, &covered)
+                .map_err(|e| Failure::io("memory", "make content", &e))?;
+            Ok(Self {
+                bytes: Trace::bytes(&pattern),
+                len: pattern.end(),
+                trace: saves,
+                load_trace: loads,
+                seed,
+                take,
+                content,
+            })
+        })
+        .await?
+    }
+}
+
+/// The content must fit: to find out by running out of memory is no way to find out.
+fn room_in_memory(trace: &Path, covered: &[Piece]) -> Result<(), Failure> {
+    let needed: u64 = covered.iter().map(|range| range.len).sum();
+    match measure::available_memory() {
+        Some(available) if available < needed + (256 << 20) => {
+            let why = format!(
+                "its content needs {needed} bytes of memory, {available} are available; --take uses a part of it"
+            );
+            Err(Failure::new(trace.display(), "make content", why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Performs `kind` on `file` in a child. Dropping the future kills the child and waits until it is gone.
+pub(crate) async fn step(
+    cx: &Cx,
+    kind: StepKind,
+    file: &Path,
+    engine: &Engine,
+    patterns: &Patterns,
+) -> Result<Value, Failure> {
+    let failed = |error: &std::io::Error| Failure::io("vmstate", "start a child process", error);
+    let program = std::env::current_exe().map_err(|e| failed(&e))?;
+    let mut command = Command::new(program);
+    command.arg("step").arg(name(kind));
+    command.arg("--trace").arg(&patterns.trace);
+    if let Some(path) = &patterns.load_trace {
+        command.arg("--load-trace").arg(path);
+    }
+    if let Some(bytes) = patterns.take {
+        command.arg(format!("--take={bytes}"));
+    }
+    command.arg(format!("--seed={}", patterns.seed));
+    command.arg(format!("--bytes={}", patterns.bytes));
+    command.args(engine.to_args()).arg("--").arg(file);
+    command.stdin(match kind {
+        StepKind::Save => Stdio::from(patterns.content.try_clone().map_err(|e| failed(&e))?),
+        _ => Stdio::null(),
+    });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // On this thread: the child dies with the thread that started it.
+    let child = command.spawn().map_err(|e| failed(&e))?;
+    let mut running = Running::new(&child);
+    let output = cx.blocking(move || child.wait_with_output()).await?;
+    running.child = None;
+    result(&output.map_err(|e| failed(&e))?)
+}
+
+/// [`step`] of a save or load.
+pub(crate) async fn transfer(
+    cx: &Cx,
+    kind: StepKind,
+    file: &Path,
+    engine: &Engine,
+    patterns: &Patterns,
+) -> Result<Transfer, Failure> {
+    let value = step(cx, kind, file, engine, patterns).await?;
+    Transfer::from_json(&value).ok_or_else(|| unreadable(&value.to_string()))
+}
+
+/// [`step`] of the disk's limit; seconds.
+pub(crate) async fn limit(
+    cx: &Cx,
+    kind: StepKind,
+    file: &Path,
+    engine: &Engine,
+    patterns: &Patterns,
+) -> Result<f64, Failure> {
+    let value = step(cx, kind, file, engine, patterns).await?;
+    let seconds = value.get("seconds").and_then(Value::as_f64);
+    seconds.ok_or_else(|| unreadable(&value.to_string()))
+}
+
+/// A child that may have to be killed.
+struct Running {
+    /// A handle that cannot come to mean another process. `None` when the child has ended.
+    child: Option<OwnedFd>,
+}
+
+impl Running {
+    fn new(child: &Child) -> Self {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        Self {
+            child: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(child) = &self.child else { return };
+        if pidfd_send_signal(child, Signal::KILL).is_ok() {
+            // Its file is removed next, and it must not make it again. A killed process is gone when the request it is in is over.
+            let limit = Timespec {
+                tv_sec: 5,
+                tv_nsec: 0,
+            };
+            let _ = poll(&mut [PollFd::new(child, PollFlags::IN)], Some(&limit));
+        }
+    }
+}
+
+/// What a child printed: its result, or its failure.
+fn result(output: &Output) -> Result<Value, Failure> {
+    let text = String::from_utf8_lossy(match output.status.success() {
+        true => &output.stdout,
+        false => &output.stderr,
+    });
+    let value = text
+        .lines()
+        .rev()
+        .find_map(|line| serde_json::from_str::<Value>(line).ok());
+    match value {
+        Some(value) if output.status.success() => Ok(value),
+        Some(value) => Err(Failure::from_json(&value).unwrap_or_else(|| unreadable(&text))),
+        None => Err(unreadable(&format!("{}: {text}", output.status))),
+    }
+}
+
+fn unreadable(text: &str) -> Failure {
+    Failure::new("vmstate", "run a child process", text.trim())
+}
+
+fn name(kind: StepKind) -> &'static str {
+    match kind {
+        StepKind::Save => "save",
+        StepKind::Verify => "verify",
+        StepKind::Load => "load",
+        StepKind::CheckLoad => "check-load",
+        StepKind::DiskWrite => "disk-write",
+        StepKind::DiskRead => "disk-read",
+    }
+}

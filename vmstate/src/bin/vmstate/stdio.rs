@@ -1,0 +1,112 @@
+//! stdin and stdout through a worker thread: they may block for ever, the context must not.
+use crate::failure::Failure;
+use aio_task::{Job, JobError, WorkerPool};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::fcntl_setpipe_size;
+use std::io;
+use std::num::NonZeroUsize;
+
+/// What the pipes are enlarged to, as far as the system lets us: each change of hands costs a wake-up on both sides.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// A buffer that a worker has done its part with, and how many bytes that were.
+pub(crate) type Done = (Vec<u8>, io::Result<usize>);
+
+/// When a read from stdin is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// The buffer is full, or the stream ends: the number of pieces does not depend on how the sender writes.
+    Full,
+    /// Nothing more is there at the moment.
+    Idle,
+}
+
+/// The two streams, with a thread for each.
+pub(crate) struct Stdio {
+    workers: WorkerPool,
+}
+
+impl Stdio {
+    pub(crate) fn new() -> Self {
+        // Fails for all but pipes, which is as good.
+        let _ = fcntl_setpipe_size(rustix::stdio::stdin(), PIPE_BYTES);
+        let _ = fcntl_setpipe_size(rustix::stdio::stdout(), PIPE_BYTES);
+        Self {
+            workers: WorkerPool::new(NonZeroUsize::MIN.saturating_add(1)),
+        }
+    }
+
+    /// Reads into `buffer` from its start. 0 bytes: the stream has ended.
+    pub(crate) fn read(&self, mut buffer: Vec<u8>, until: Until) -> Job<Done> {
+        self.workers.run(move || {
+            let result = read(&mut buffer, until);
+            (buffer, result)
+        })
+    }
+
+    /// Writes the first `len` bytes of `buffer`. An error comes alone: how many bytes went before it is not told.
+    pub(crate) fn write(&self, buffer: Vec<u8>, len: usize) -> Job<Done> {
+        self.workers.run(move || {
+            let result = write(&buffer[..len]).map(|()| len);
+            (buffer, result)
+        })
+    }
+}
+
+/// What a lost worker means to the user.
+pub(crate) fn lost(stream: &'static str, error: &JobError) -> Failure {
+    let why = match error {
+        JobError::Panicked(_) => "the worker panicked".to_owned(),
+        JobError::Spawn(error) => format!("no thread: {error}"),
+        _ => "the worker is gone".to_owned(),
+    };
+    Failure::new(stream, "run a worker", why)
+}
+
+fn read(buffer: &mut [u8], until: Until) -> io::Result<usize> {
+    let stdin = rustix::stdio::stdin();
+    let mut filled = 0;
+    while filled < buffer.len() {
+        if filled > 0 && until == Until::Idle {
+            let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+            let at_once = rustix::event::Timespec::default();
+            match poll(&mut fds, Some(&at_once)) {
+                Ok(ready) if ready > 0 => {}
+                _ => break,
+            }
+        }
+        match rustix::io::read(stdin, &mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(Errno::INTR) => {}
+            // Somebody made it non-blocking, which it may share with other processes: leave it so, and wait here.
+            Err(Errno::AGAIN) => wait(PollFd::new(&stdin, PollFlags::IN))?,
+            // What came before the error is handed on; the next read finds the error again.
+            Err(_) if filled > 0 => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(filled)
+}
+
+fn write(mut bytes: &[u8]) -> io::Result<()> {
+    let stdout = rustix::stdio::stdout();
+    while !bytes.is_empty() {
+        match rustix::io::write(stdout, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(PollFd::new(&stdout, PollFlags::OUT))?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait(fd: PollFd<'_>) -> io::Result<()> {
+    match poll(&mut [fd], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

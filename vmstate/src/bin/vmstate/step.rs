@@ -1,0 +1,175 @@
+//! One step of a replay in a process of its own, so that its CPU time and memory are its own. The result is a line of JSON on stdout.
+use crate::args::{StepArgs, StepKind};
+use crate::baseline;
+use crate::content::Content;
+use crate::context::Cx;
+use crate::failure::Failure;
+use crate::graph::{Graph, Purpose};
+use crate::measure;
+use crate::pieces::Pieces;
+use crate::report::Transfer;
+use crate::streams::{Sink, Source};
+use crate::target::Temporary;
+use crate::trace::{Piece, Trace};
+use crate::verify::{first_wrong, verify};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub(crate) fn run(args: &StepArgs) -> Result<(), Failure> {
+    // A parent that is killed cannot stop its children.
+    set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(|e| Failure::io("vmstate", "ask for a death signal", &e.into()))?;
+    let threads = args.engine.workers.saturating_add(1);
+    let result = Cx::run(threads, async |cx| {
+        let shown = args.file.display().to_string();
+        cx.unless_stopped(&shown, "replay", step(cx, args)).await
+    })?;
+    println!("{result}");
+    Ok(())
+}
+
+async fn step(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
+    let (path, bytes) = (args.file.clone(), args.bytes);
+    match args.step {
+        StepKind::Save => {
+            // If it fails, its parent may be gone.
+            let temporary = Temporary::new(path);
+            let result = save(cx, args).await?;
+            temporary.keep();
+            Ok(result)
+        }
+        StepKind::Load => load(cx, args, None).await,
+        StepKind::CheckLoad => {
+            let covered = pattern(&args.trace, args.take)?.covered();
+            load(cx, args, Some(&covered)).await
+        }
+        StepKind::Verify => {
+            let content = Content { seed: args.seed };
+            let (trace, direct) = (pattern(&args.trace, args.take)?, args.engine.direct);
+            let work = move || verify(&path, content, &trace.covered(), trace.end(), direct);
+            cx.blocking(work).await??;
+            Ok(json!({}))
+        }
+        StepKind::DiskWrite => {
+            let temporary = Temporary::new(path.clone());
+            let took = cx.blocking(move || baseline::write(&path, bytes)).await??;
+            temporary.keep();
+            Ok(seconds(took))
+        }
+        StepKind::DiskRead => {
+            let took = cx
+                .blocking(move || {
+                    measure::make_cold(&path)
+                        .map_err(|e| Failure::io(path.display(), "drop pages", &e))?;
+                    baseline::read(&path, bytes)
+                })
+                .await??;
+            Ok(seconds(took))
+        }
+    }
+}
+
+/// The writes of a trace. The clock runs from the open file to the durable state.
+async fn save(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
+    let trace = pattern(&args.trace, args.take)?;
+    let content = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|e| Failure::io("stdin", "duplicate", &e))?;
+    let mut pieces = Pieces::new(File::from(content));
+    let failed = |error| Failure::block(args.file.display(), &error);
+    let graph = Graph::open(cx, &args.file, &args.file, &args.engine, Purpose::Create).await?;
+    let (start, cpu) = (Instant::now(), measure::cpu_seconds());
+    let mut sink = Sink::begin(&graph.state, &args.engine).map_err(failed)?;
+    for piece in &trace.pieces {
+        let bytes = pieces
+            .get(*piece)
+            .map_err(|e| Failure::io("stdin", "read content", &e).at(piece.at, piece.len))?;
+        sink.write(piece.at, bytes).await.map_err(failed)?;
+    }
+    let bytes = sink.finish().await.map_err(failed)?;
+    graph.flush().await?;
+    let (seconds, cpu) = (start.elapsed(), measure::cpu_seconds() - cpu);
+    graph.close().await?;
+    let mut result = Transfer::new(
+        &graph,
+        trace.bytes(),
+        trace.pieces.len() as u64,
+        seconds.as_secs_f64(),
+    );
+    result.cpu_seconds = cpu;
+    let mut value = result.json();
+    value["length"] = json!(bytes);
+    Ok(value)
+}
+
+/// The reads of a trace, from cold. With `check` each byte is compared with the content of these ranges.
+async fn load(cx: &Cx, args: &StepArgs, check: Option<&[Piece]>) -> Result<Value, Failure> {
+    let path = args.load_trace.as_deref().unwrap_or(&args.trace);
+    let trace = pattern(path, args.take)?;
+    let longest = trace.pieces.iter().map(|piece| piece.len).max();
+    let mut memory = vec![0; longest.unwrap_or(0) as usize];
+    let content = Content { seed: args.seed };
+    let failed = |error| Failure::block(args.file.display(), &error);
+    {
+        let path = args.file.clone();
+        cx.blocking(move || measure::make_cold(&path))
+            .await?
+            .map_err(|e| Failure::io(args.file.display(), "drop pages", &e))?;
+    }
+    let graph = Graph::open(cx, &args.file, &args.file, &args.engine, Purpose::Read).await?;
+    let (start, cpu) = (Instant::now(), measure::cpu_seconds());
+    let mut source = Source::open(&graph.state, &args.engine, None)
+        .await
+        .map_err(failed)?;
+    let (mut bytes, mut past_end_calls, mut past_end_bytes) = (0, 0u64, 0);
+    for piece in &trace.pieces {
+        let found = &mut memory[..piece.len as usize];
+        let read = source.read(piece.at, found).await.map_err(failed)?;
+        let exist = source.len().saturating_sub(piece.at).min(piece.len);
+        if read as u64 != exist {
+            let why = format!("{read} bytes were read where {exist} are");
+            return Err(Failure::new(args.file.display(), "load", why).at(piece.at, piece.len));
+        }
+        if exist < piece.len {
+            past_end_calls += 1;
+            past_end_bytes += piece.len - exist;
+        }
+        bytes += exist;
+        let wrong =
+            check.and_then(|covered| first_wrong(content, covered, piece.at, &found[..read]));
+        if let Some(wrong) = wrong {
+            let why = format!("the byte at {wrong} is not what was written there");
+            return Err(Failure::new(args.file.display(), "load", why).at(piece.at, piece.len));
+        }
+    }
+    let (seconds, cpu) = (start.elapsed(), measure::cpu_seconds() - cpu);
+    graph.close().await?;
+    let mut result = Transfer::new(
+        &graph,
+        bytes,
+        trace.pieces.len() as u64,
+        seconds.as_secs_f64(),
+    );
+    result.cpu_seconds = cpu;
+    let mut value = result.json();
+    value["past_end"] = json!({"calls": past_end_calls, "bytes": past_end_bytes});
+    Ok(value)
+}
+
+/// A trace, as far as it is used.
+pub(crate) fn pattern(path: &Path, take: Option<u64>) -> Result<Trace, Failure> {
+    let mut trace = Trace::open(path)?;
+    if let Some(end) = take {
+        trace.cut(end);
+    }
+    Ok(trace)
+}
+
+fn seconds(took: Duration) -> Value {
+    json!({"seconds": took.as_secs_f64()})
+}

@@ -1,0 +1,337 @@
+//! FILE, and the temporary file beside it that becomes FILE when the state in it is complete.
+//!
+//! ```text
+//!   1. an existing FILE is locked, then looked at, then refused or accepted; the lock stays to the end
+//!   2. .FILE.vmstate-save.PID.tmp is created by the caller, written, and made durable
+//!   3. renamed to FILE: nobody sees a state under its final name that is not whole
+//!   4. the directory is made durable
+//! ```
+use crate::context::Cx;
+use crate::failure::Failure;
+use crate::graph;
+use crate::magic;
+use block_core::BlockDriver;
+use block_drivers::{FileDriver, FileOptions};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Longest name of a file on Linux, in bytes.
+const NAME_MAX: usize = 255;
+
+/// Where a state goes. Dropping it removes the temporary file; so does every failure.
+pub(crate) struct Target {
+    /// As the user called it, for messages.
+    shown: PathBuf,
+    /// With symbolic links followed: what is renamed to.
+    file: PathBuf,
+    directory: PathBuf,
+    temporary: Temporary,
+    /// The file that is there now, locked; it is replaced.
+    existing: Option<(FileDriver, Identity)>,
+}
+
+/// A path whose file is removed when this is dropped. It need not exist yet.
+pub(crate) struct Temporary {
+    path: PathBuf,
+    /// Cleared when the file has become something else.
+    armed: bool,
+}
+
+/// What makes a file the same file.
+type Identity = (u64, u64);
+
+impl Target {
+    /// Looks at FILE and refuses what must not be written or replaced. Nothing is created yet.
+    pub(crate) async fn prepare(cx: &Cx, path: &Path, force: bool) -> Result<Self, Failure> {
+        let untouched = |failure: Failure| failure.leaving("nothing was written");
+        let shown = path.to_path_buf();
+        let place = {
+            let path = shown.clone();
+            cx.blocking(move || locate(&path))
+                .await?
+                .map_err(untouched)?
+        };
+        let existing = match place.exists {
+            true => {
+                let checked = check_existing(cx, &shown, &place.file, force).await;
+                Some(checked.map_err(|e| e.leaving("it is as it was"))?)
+            }
+            false => None,
+        };
+        let temporary = Temporary::new(place.directory.join(temporary_name(&place.name)));
+        Ok(Self {
+            shown,
+            file: place.file,
+            directory: place.directory,
+            temporary,
+            existing,
+        })
+    }
+
+    /// The temporary file, which the caller creates and writes.
+    pub(crate) fn temporary(&self) -> &Path {
+        &self.temporary.path
+    }
+
+    /// What is on disk after a failure.
+    pub(crate) fn left_behind(&self) -> String {
+        match self.existing {
+            Some(_) => "the file is as it was, the temporary file was removed".to_owned(),
+            None => "there is no such file, the temporary file was removed".to_owned(),
+        }
+    }
+
+    /// Gives the temporary file, which is complete and durable, its final name. If that fails it is removed.
+    pub(crate) async fn commit(mut self, cx: &Cx) -> Result<(), Failure> {
+        let identity = self.existing.as_ref().map(|(_, identity)| *identity);
+        let (from, to) = (self.temporary.path.clone(), self.file.clone());
+        let shown = self.shown.display().to_string();
+        cx.blocking(move || rename(&from, &to, identity))
+            .await?
+            .map_err(|e| {
+                Failure::io(&shown, "rename the temporary file", &e).leaving(self.left_behind())
+            })?;
+        self.temporary.armed = false;
+        let directory = self.directory.clone();
+        cx.blocking(move || File::open(&directory).and_then(|d| d.sync_all()))
+            .await?
+            .map_err(|e| {
+                Failure::io(&shown, "sync the directory", &e)
+                    .leaving("the file is complete, but a crash may undo its new name")
+            })?;
+        if let Some((driver, _)) = self.existing.take() {
+            // It has no name any more: all that can be lost is its lock.
+            let _ = driver.close().await;
+        }
+        Ok(())
+    }
+}
+
+impl Temporary {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, armed: true }
+    }
+
+    /// Removes the file now, and again later if somebody makes it anew.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves the file where it is.
+    pub(crate) fn keep(mut self) {
+        self.armed = false;
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if self.armed {
+            // At the end of a failed command: there is nobody left to be told, and its name tells what it is.
+            let _ = self.remove();
+        }
+    }
+}
+
+/// What a path leads to.
+struct Place {
+    file: PathBuf,
+    directory: PathBuf,
+    name: OsString,
+    exists: bool,
+}
+
+fn locate(path: &Path) -> Result<Place, Failure> {
+    let failed = |error: io::Error| Failure::io(path.display(), "open", &error);
+    let exists = match fs::metadata(path) {
+        Ok(found) => {
+            if let Some(kind) = unfit_kind(&found) {
+                return Err(Failure::new(
+                    path.display(),
+                    "open",
+                    format!("it is {kind}"),
+                ));
+            }
+            true
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(failed(error)),
+    };
+    let file = match exists {
+        true => fs::canonicalize(path).map_err(failed)?,
+        // A link that leads nowhere would be replaced by the file: not what its owner wants.
+        false if fs::symlink_metadata(path).is_ok() => {
+            let why = "it is a symbolic link that leads nowhere";
+            return Err(Failure::new(path.display(), "open", why));
+        }
+        false => path.to_path_buf(),
+    };
+    let Some(name) = file.file_name().map(OsStr::to_owned) else {
+        return Err(Failure::new(
+            path.display(),
+            "open",
+            "the path has no file name",
+        ));
+    };
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(Failure::new(
+            path.display(),
+            "open",
+            "the path names a directory",
+        ));
+    }
+    let directory = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    if !exists {
+        let found = fs::metadata(&directory).map_err(failed)?;
+        if !found.is_dir() {
+            return Err(failed(io::ErrorKind::NotADirectory.into()));
+        }
+    }
+    Ok(Place {
+        file,
+        directory,
+        name,
+        exists,
+    })
+}
+
+/// What a file is, where a state can be neither written to nor read from it.
+pub(crate) fn unfit_kind(found: &Metadata) -> Option<&'static str> {
+    let kind = found.file_type();
+    if kind.is_file() {
+        None
+    } else if kind.is_dir() {
+        Some("a directory")
+    } else if kind.is_block_device() {
+        Some("a block device")
+    } else if kind.is_fifo() {
+        Some("a FIFO")
+    } else if kind.is_char_device() {
+        Some("a character device")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else {
+        Some("not a regular file")
+    }
+}
+
+/// Locks the file that is there, and decides whether it may be replaced.
+async fn check_existing(
+    cx: &Cx,
+    shown: &Path,
+    file: &Path,
+    force: bool,
+) -> Result<(FileDriver, Identity), Failure> {
+    let refused = |why: String| Failure::new(shown.display(), "replace", why);
+    let options = FileOptions::writer(cx.workers.clone());
+    let driver = FileDriver::open(file, options)
+        .await
+        .map_err(|e| graph::open_failure(shown, &e))?;
+    let path = file.to_path_buf();
+    let (start, identity) = cx
+        .blocking(move || -> io::Result<_> {
+            let file = File::open(path)?;
+            let mut start = vec![0; magic::NEEDED];
+            let mut filled = 0;
+            while filled < start.len() {
+                match file.read_at(&mut start[filled..], filled as u64)? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            start.truncate(filled);
+            Ok((start, identity(&file.metadata()?)))
+        })
+        .await?
+        .map_err(|e| Failure::io(shown.display(), "read", &e))?;
+    if let Some(format) = magic::image_format(&start) {
+        return Err(refused(format!("it is a disk image ({format})")));
+    }
+    if !force {
+        return Err(refused("it exists; --force replaces it".to_owned()));
+    }
+    Ok((driver, identity))
+}
+
+fn identity(found: &Metadata) -> Identity {
+    (found.dev(), found.ino())
+}
+
+/// `.FILE.vmstate-save.PID.tmp`, with FILE cut where the name would be too long.
+fn temporary_name(name: &OsStr) -> OsString {
+    let end = format!(".vmstate-save.{}.tmp", std::process::id());
+    let room = NAME_MAX - 1 - end.len();
+    let name = name.as_bytes();
+    let mut bytes = b".".to_vec();
+    bytes.extend_from_slice(&name[..name.len().min(room)]);
+    bytes.extend_from_slice(end.as_bytes());
+    OsString::from_vec(bytes)
+}
+
+/// Renames `from` to `to`. With `replaces`, the file there must still be that one; without, there must be none.
+fn rename(from: &Path, to: &Path, replaces: Option<Identity>) -> io::Result<()> {
+    let Some(checked) = replaces else {
+        return match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // A file system without the flag: a link is as exclusive.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                fs::hard_link(from, to).and_then(|()| fs::remove_file(from))
+            }
+            result => Ok(result?),
+        };
+    };
+    if identity(&fs::metadata(to)?) != checked {
+        return Err(io::Error::other("another file has taken its place"));
+    }
+    fs::rename(from, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_name_fits_and_tells_what_it_is() {
+        let short = temporary_name(OsStr::new("vm"));
+        let pid = std::process::id();
+        assert_eq!(short, OsString::from(format!(".vm.vmstate-save.{pid}.tmp")));
+        let long = temporary_name(OsStr::new(&"x".repeat(255)));
+        assert_eq!(long.len(), NAME_MAX);
+        assert!(long.as_bytes().ends_with(b".tmp"));
+    }
+
+    #[test]
+    fn a_file_that_appeared_meanwhile_is_not_replaced() {
+        let dir = std::env::temp_dir().join(format!("vmstate-target-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let (from, to) = (dir.join("from"), dir.join("to"));
+        fs::write(&from, "new").unwrap();
+        fs::write(&to, "old").unwrap();
+        let error = rename(&from, &to, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        let checked = identity(&fs::metadata(&from).unwrap());
+        assert!(
+            rename(&from, &to, Some(checked)).is_err(),
+            "another file is there"
+        );
+        assert_eq!(fs::read(&to).unwrap(), b"old");
+        let checked = identity(&fs::metadata(&to).unwrap());
+        rename(&from, &to, Some(checked)).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
