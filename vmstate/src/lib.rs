@@ -12,13 +12,17 @@
 //! like QEMU's calls ([`save_vmstate`], [`load_vmstate`], [`finalize_vmstate`]).
 #![forbid(unsafe_code)]
 
+mod area;
 mod calls;
+mod geometry;
 mod io;
 mod load;
 mod options;
 mod progress;
+mod ranges;
 mod save;
 mod sync;
+mod turn;
 
 pub use calls::{
     begin_save_vmstate, finalize_vmstate, load_vmstate, load_vmstate_vector, save_vmstate,
@@ -32,3 +36,6 @@ pub use options::{
 pub use progress::{CancelHandle, Progress};
 pub use save::VmstateSave;
 pub use sync::{SyncReader, SyncWriter};
+
+/// Another save is active.
+pub(crate) const EBUSY: block_core::Errno = block_core::Errno(16);

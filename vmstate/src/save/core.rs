@@ -1,0 +1,253 @@
+//! The state of one save, and the ways in which it ends.
+
+use crate::area::{Area, Extension};
+use crate::geometry::Geometry;
+use crate::ranges::Ranges;
+use crate::save::cells::{Buffer, Cells};
+use crate::save::kept::Kept;
+use crate::turn::{Turn, TurnLock};
+use crate::{Progress, SaveOptions};
+use aio_task::edge::CancelFlag;
+use aio_task::{AioHandle, AioTaskPool};
+use block_core::{AllocError, BlockError, BlockNode, Cause, IoBuf, Op, Result, VmstateOffset};
+use futures::future::{Either, select};
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+
+/// One save. Owned by the node's [`Extension`], by the [`VmstateSave`](crate::VmstateSave) if there is one, and by its tasks. It does
+/// not hold the node: each call brings it along.
+pub(crate) struct Core {
+    pub(crate) geometry: Geometry,
+    /// Most buffers in existence: one per worker and one to fill meanwhile.
+    max_buffers: usize,
+    /// Most cells being filled.
+    pub(crate) max_cells: usize,
+    pub(crate) handle: AioHandle,
+    pub(crate) area: Rc<Area>,
+    extension: Weak<Extension>,
+    pub(crate) pool: AioTaskPool<BlockError>,
+    /// Held by the one call that is at work on the save. Everything is submitted under it.
+    turn: TurnLock,
+    pub(crate) state: RefCell<State>,
+    /// The end of the byte that was accepted last, and the highest one.
+    pub(crate) position: Cell<u64>,
+    pub(crate) length: Cell<u64>,
+    pub(crate) progress: Progress,
+    pub(crate) cancel: CancelFlag,
+}
+
+/// Borrowed for moments only: never across an await, a poll, or a waker.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) cells: Cells,
+    pub(crate) kept: Kept,
+    /// Buffers that nobody uses.
+    spare: Vec<Buffer>,
+    /// Buffers in existence: filling, in flight and spare. At most [`Core::max_buffers`].
+    buffers: usize,
+    /// The save's first failure. Set once.
+    failed: Option<BlockError>,
+    /// What finalize returned. Set once, by the finalize that freed everything.
+    pub(crate) ended: Option<Result<u64>>,
+}
+
+impl Core {
+    /// Begins a save on the area of `node`.
+    pub(crate) fn begin(node: &BlockNode, options: SaveOptions) -> Result<Rc<Self>> {
+        let op = Op::SaveVmstate;
+        let Some(limits) = node.vmstate_limits() else {
+            return Err(BlockError::new(op, 0, 0, Cause::NotSupported));
+        };
+        let geometry = Geometry::new(op, limits, options.buffer_size)?;
+        let extension = Extension::of(op, node)?;
+        if extension.active().is_some() {
+            return Err(BlockError::new(op, 0, 0, Cause::Os(crate::EBUSY)));
+        }
+        let max_buffers = options.workers.get().saturating_add(1);
+        let core = Rc::new(Self {
+            geometry,
+            max_buffers,
+            max_cells: options.cursors.get().min(max_buffers),
+            handle: node.handle().clone(),
+            area: extension.area.clone(),
+            extension: extension.weak(),
+            pool: AioTaskPool::new(node.handle(), options.workers),
+            turn: TurnLock::new(),
+            state: RefCell::default(),
+            position: Cell::new(0),
+            length: Cell::new(0),
+            progress: Progress::default(),
+            cancel: CancelFlag::new(),
+        });
+        extension.activate(&core);
+        Ok(core)
+    }
+
+    /// The end of a range, if the range may be written.
+    pub(crate) fn check_range(&self, at: VmstateOffset, len: usize) -> Result<u64> {
+        self.geometry.check(Op::SaveVmstate, at.0, len)
+    }
+
+    /// An error if the save has failed, was cancelled, or is over. A cancel becomes the save's failure here, if it has none.
+    pub(crate) fn check(&self) -> Result<()> {
+        {
+            let state = self.state.borrow();
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            if state.ended.is_some() {
+                return Err(self.error_here(Cause::Closed));
+            }
+        }
+        if self.cancel.is_cancelled() {
+            return Err(self.fail(self.error_here(Cause::Cancelled)));
+        }
+        Ok(())
+    }
+
+    /// The save's first failure is this one, unless there was one before; returns the first. Buffers are let go: they will not be written.
+    pub(crate) fn fail(&self, error: BlockError) -> BlockError {
+        let (first, gone);
+        {
+            let mut state = self.state.borrow_mut();
+            first = state.failed.get_or_insert(error).clone();
+            gone = state.release();
+        }
+        drop(gone);
+        // Whoever waits for room or for a flight learns of it now.
+        self.area.changed.wake_all();
+        first
+    }
+
+    /// The save's first failure.
+    pub(crate) fn failure(&self) -> Option<BlockError> {
+        self.state.borrow().failed.clone()
+    }
+
+    /// An error of the save as a whole, at the position reached.
+    pub(crate) fn error_here(&self, cause: Cause) -> BlockError {
+        BlockError::new(Op::SaveVmstate, self.position.get(), 0, cause)
+    }
+
+    /// Its owner has gone: a cancel that nobody asks the result of.
+    pub(crate) fn abandon(&self) {
+        self.cancel.cancel();
+        if self.state.borrow().ended.is_none() {
+            self.fail(self.error_here(Cause::Cancelled));
+        }
+        self.leave();
+    }
+
+    /// The node closes under the save: what the close has to report.
+    pub(crate) fn lost(&self) -> BlockError {
+        self.fail(self.error_here(Cause::Unfinalized))
+    }
+
+    /// The node may begin another save.
+    pub(crate) fn leave(&self) {
+        if let Some(extension) = self.extension.upgrade() {
+            extension.deactivate(self);
+        }
+    }
+
+    /// Waits for its turn, first come first served.
+    pub(crate) async fn turn(&self) -> Result<Turn<'_>> {
+        match self.turn.try_take() {
+            Some(turn) => Ok(turn),
+            None => self.driven(self.turn.take()).await,
+        }
+    }
+
+    /// Its turn, if nobody has it.
+    pub(crate) fn try_turn(&self) -> Option<Turn<'_>> {
+        self.turn.try_take()
+    }
+
+    /// Waits until a turn has ended, not in line.
+    pub(crate) async fn until_idle(&self) -> Result<()> {
+        self.driven(self.turn.until_idle()).await
+    }
+
+    /// Waits until a flight of the area has ended, or the save was cancelled.
+    pub(crate) async fn until_changed(&self) -> Result<()> {
+        let changed = pin!(self.area.changed.wait());
+        let cancelled = pin!(self.cancel.cancelled());
+        match self.driven(select(changed, cancelled)).await? {
+            Either::Left(_) => Ok(()),
+            Either::Right(_) => self.check(),
+        }
+    }
+
+    /// Waits for `f`, unless nobody runs the context: an error of this call, not of the save.
+    pub(crate) async fn driven<F: Future>(&self, f: F) -> Result<F::Output> {
+        let here = |_| self.error_here(Cause::NotDriven);
+        self.handle.while_driven(f).await.map_err(here)
+    }
+
+    /// A buffer without valid bytes; `None` where as many exist as may.
+    pub(crate) fn take_buffer(&self) -> Result<Option<Buffer>> {
+        {
+            let mut state = self.state.borrow_mut();
+            if let Some(buffer) = state.spare.pop() {
+                return Ok(Some(buffer));
+            }
+            if state.buffers >= self.max_buffers {
+                return Ok(None);
+            }
+            state.buffers += 1;
+        }
+        match IoBuf::zeroed(self.geometry.cell as usize, self.geometry.memory) {
+            Ok(memory) => Ok(Some(Buffer {
+                memory,
+                valid: Ranges::default(),
+            })),
+            Err(error) => {
+                self.state.borrow_mut().buffers -= 1;
+                Err(self.fail(self.out_of_memory(error)))
+            }
+        }
+    }
+
+    /// Gives a buffer back; `None`: its memory is lost to someone who still uses it.
+    pub(crate) fn give_buffer(&self, buffer: Option<Buffer>) {
+        let mut state = self.state.borrow_mut();
+        let over = state.failed.is_some() || state.ended.is_some();
+        match buffer {
+            Some(mut buffer) if !over => {
+                buffer.valid.clear();
+                state.spare.push(buffer);
+            }
+            unused => {
+                state.buffers -= 1;
+                drop(state);
+                drop(unused);
+            }
+        }
+    }
+
+    pub(crate) fn out_of_memory(&self, error: AllocError) -> BlockError {
+        let bytes = error.bytes as u64;
+        BlockError::new(
+            Op::SaveVmstate,
+            self.position.get(),
+            bytes,
+            Cause::OutOfMemory { bytes },
+        )
+    }
+}
+
+impl State {
+    /// Takes out everything that will not be written any more, to be dropped outside the borrow. Buffers in flight come back later.
+    pub(crate) fn release(&mut self) -> impl Sized + use<> {
+        let cells = std::mem::take(&mut self.cells);
+        let spare = std::mem::take(&mut self.spare);
+        self.buffers -= cells.len() + spare.len();
+        (cells, spare, std::mem::take(&mut self.kept))
+    }
+
+    /// Buffers in existence.
+    pub(crate) fn buffers(&self) -> usize {
+        self.buffers
+    }
+}

@@ -1,0 +1,102 @@
+//! Writing what is left, and the end of a save.
+
+use crate::save::core::Core;
+use crate::save::job::{Submitted, Why};
+use aio_task::WaitAllError;
+use block_core::{BlockNode, Cause, Result};
+use std::rc::Rc;
+
+impl Core {
+    /// Everything accepted is handed to the driver, and the driver has it.
+    pub(crate) async fn flush(self: &Rc<Self>, node: &BlockNode) -> Result<()> {
+        let _turn = self.turn().await?;
+        self.submit_all(node).await?;
+        while self.area.has_flights() {
+            self.until_changed().await?;
+        }
+        self.check()
+    }
+
+    /// See [`VmstateSave::finalize`](crate::VmstateSave::finalize). May be dropped at any await and called again.
+    pub(crate) async fn finalize(self: &Rc<Self>, node: &BlockNode) -> Result<u64> {
+        let _turn = self.turn().await?;
+        let ended = self.state.borrow().ended.clone();
+        if let Some(result) = ended {
+            return result;
+        }
+        // Its error, if it is one of the save, is the sticky one that is looked at below.
+        let submitted = self.submit_all(node).await;
+        if let Err(error) = submitted
+            && self.failure().is_none()
+        {
+            return Err(error);
+        }
+        self.land().await?;
+        let result = match self.failure() {
+            Some(error) => Err(error),
+            None => self.tell_length(node).await,
+        };
+        let gone = {
+            let mut state = self.state.borrow_mut();
+            state.ended = Some(result.clone());
+            state.release()
+        };
+        drop(gone);
+        self.leave();
+        result
+    }
+
+    /// Submits every cell and every kept block that is not stored.
+    async fn submit_all(self: &Rc<Self>, node: &BlockNode) -> Result<()> {
+        loop {
+            self.check()?;
+            if self.submit_all_now(node)? {
+                return Ok(());
+            }
+            self.until_changed().await?;
+        }
+    }
+
+    /// As far as that is possible now; true if nothing is left.
+    fn submit_all_now(self: &Rc<Self>, node: &BlockNode) -> Result<bool> {
+        let mut all = true;
+        let cells: Vec<u64> = self.state.borrow().cells.oldest_first().collect();
+        for index in cells {
+            all &= self.submit_cell(node, index, Why::Flush)? == Submitted::Yes;
+        }
+        let kept = self.state.borrow().kept.dirty_cells(&self.geometry);
+        for index in kept {
+            all &= self.submit_kept(node, index)? == Submitted::Yes;
+        }
+        Ok(all)
+    }
+
+    /// Waits for everything in flight, this save's and what a cancelled one before it has left: it may still land behind our end.
+    async fn land(&self) -> Result<()> {
+        match self.pool.wait_all().await {
+            // A task's error is the save's failure already.
+            Ok(()) | Err(WaitAllError::Status(_)) => {}
+            Err(WaitAllError::NotDriven) => return Err(self.error_here(Cause::NotDriven)),
+            Err(WaitAllError::WaitsForItself) => {
+                let text = "a task of the save waits for the save to end";
+                return Err(self.error_here(Cause::Driver(text.into())));
+            }
+        }
+        while self.area.has_flights() {
+            self.driven(self.area.changed.wait()).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_length(&self, node: &BlockNode) -> Result<u64> {
+        let length = self.length.get();
+        match node.finish_vmstate(length).await {
+            Ok(()) => {
+                self.area.finalized.set(Some(length));
+                Ok(length)
+            }
+            Err(error) if error.cause == Cause::NotDriven => Err(error),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+}
