@@ -7,7 +7,7 @@
 //! 3. Blocking calls go to a [`WorkerPool`]; their results come back through one cross-thread [`edge`].
 //! 4. When a task ends, its result is folded into the pool's status (the first error wins), then waiters wake.
 //! 5. `wait_all` returns that status once nothing is busy.
-#![allow(clippy::todo, dead_code)] // leaves with the first real bodies
+#![forbid(unsafe_code)]
 mod clock;
 mod context;
 pub mod edge;

@@ -62,12 +62,15 @@ impl WorkerPool {
     /// Dropping the result lets the job run on: memory that the kernel reads or writes for it must belong to the job.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Job<T> {
         let (completer, completion) = slot();
-        self.owner.shared.submit(Box::new(move |refusal| {
-            completer.complete(match refusal {
-                None => catch_unwind(AssertUnwindSafe(job)).map_err(JobError::Panicked),
-                Some(refusal) => Err(refusal),
-            });
-        }));
+        Shared::submit(
+            &self.owner.shared,
+            Box::new(move |refusal| {
+                completer.complete(match refusal {
+                    None => catch_unwind(AssertUnwindSafe(job)).map_err(JobError::Panicked),
+                    Some(refusal) => Err(refusal),
+                });
+            }),
+        );
         Job { completion }
     }
 
@@ -191,25 +194,25 @@ struct State {
 }
 
 impl Shared {
-    fn submit(self: &Arc<Self>, work: Work) {
+    fn submit(shared: &Arc<Self>, work: Work) {
         let started = {
-            let mut state = self.state.lock();
+            let mut state = shared.state.lock();
             if state.closed {
                 drop(state);
                 return work(Some(JobError::Refused));
             }
             state.queue.push_back(work);
             if state.idle > 0 {
-                self.work.notify_one();
+                shared.work.notify_one();
             }
             // Each idle worker takes one of the queued jobs.
-            let wanting = state.queue.len() > state.idle && state.workers.len() < self.max;
+            let wanting = state.queue.len() > state.idle && state.workers.len() < shared.max;
             wanting.then(|| state.workers.insert(None))
         };
         if let Some(key) = started {
-            let shared = self.clone();
-            if let Err(e) = spawn("aio-worker", move || shared.work(key)) {
-                self.could_not_start(key, &e);
+            let theirs = shared.clone();
+            if let Err(e) = spawn("aio-worker", move || theirs.work(key)) {
+                shared.could_not_start(key, &e);
             }
         }
     }

@@ -10,10 +10,14 @@
 //!
 //! The file is the stream, byte for byte: no header, no table. It must be chosen by name. Savevm over raw or file never ends up here,
 //! since there the bytes of the file are a guest's disk.
+//!
+//! A save that ends inside a block makes the file longer in steps of [`GROWTH`] first, so that the block's rest is inside the file, as the
+//! rest of a cluster is in qcow2: such a save then costs what it costs QEMU, a read of the first and of the last block and one write.
 
 use block_core::{BlockChild, BlockDriver, BlockError, BlockLimits, Cause, Children, DiskOffset};
 use block_core::{IoVector, Op, Preallocation, ReadVector, Result, Truncate, VmstateLimits};
 use block_core::{VmstateOffset, WriteFlags};
+use std::cell::Cell;
 
 /// The name by which this driver is told from one that holds a disk.
 pub(crate) const NAME: &str = "vmstate-file";
@@ -24,12 +28,20 @@ pub(crate) const NAME: &str = "vmstate-file";
 /// child's request alignment cost no read.
 pub struct VmstateFileDriver {
     file: BlockChild,
+    /// How far the child reaches, or will when the saves that were started are over. Only grows; no save makes the child end before it.
+    claimed: Cell<u64>,
 }
+
+/// How much longer the file becomes at once when unaligned saves reach its end. A multiple of every request alignment that files have.
+const GROWTH: u64 = 1 << 20;
 
 impl VmstateFileDriver {
     /// The state in `file`, or the place for one. Nothing is read or written.
     pub fn new(file: BlockChild) -> Self {
-        Self { file }
+        Self {
+            file,
+            claimed: Cell::new(0),
+        }
     }
 }
 
@@ -78,11 +90,14 @@ impl BlockDriver for VmstateFileDriver {
 
     async fn save_vmstate(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
         let len = src.len();
-        let result = self
+        let error = |cause| BlockError::new(Op::SaveVmstate, at.0, len, cause);
+        let end = at.checked_add(len).ok_or(error(Cause::Overflow))?;
+        self.make_room(end.0).await.map_err(|e| error(e.cause))?;
+        let written = self
             .file
             .pwritev(DiskOffset(at.0), src, WriteFlags::default())
             .await;
-        result.map_err(|error| BlockError::new(Op::SaveVmstate, at.0, len, error.cause))
+        written.map_err(|e| error(e.cause))
     }
 
     async fn load_vmstate(&self, at: VmstateOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
@@ -114,6 +129,32 @@ impl BlockDriver for VmstateFileDriver {
 }
 
 impl VmstateFileDriver {
+    /// Makes the child reach to the end of the block in which a save ends.
+    ///
+    /// The child is cut nowhere: the new length is behind everything that an earlier save claimed, and the child does later saves after
+    /// the change of length.
+    async fn make_room(&self, end: u64) -> Result<()> {
+        let alignment = u64::from(self.file.limits().request_alignment);
+        if end.is_multiple_of(alignment) {
+            self.claimed.set(self.claimed.get().max(end));
+            return Ok(());
+        }
+        let length = self.file.length().await?;
+        let reach = self.claimed.get().max(length);
+        if end.next_multiple_of(alignment) <= reach {
+            self.claimed.set(reach);
+            return Ok(());
+        }
+        let len = end.next_multiple_of(GROWTH.max(alignment));
+        self.claimed.set(len);
+        let to = Truncate {
+            len,
+            exact: false,
+            preallocation: Preallocation::Off,
+        };
+        self.file.truncate(to).await
+    }
+
     /// Reads what the child has, and zeroes behind its end. The child is not asked for a byte behind its end.
     async fn read_clipped(&self, at: u64, mut dst: ReadVector) -> (ReadVector, Result<()>) {
         let length = match self.file.length().await {

@@ -1,4 +1,9 @@
 //! What the integration tests share: finding outside tools, driving QEMU, building our own program.
 
+pub mod files;
+pub mod lines;
+pub mod machine;
 pub mod program;
+pub mod qemu;
 pub mod tools;
+pub mod wrapper;

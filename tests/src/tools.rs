@@ -11,13 +11,15 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
+use crate::files::SmallDisk;
+
 /// Something outside of this workspace that a test cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// A program on the `PATH`. Missing: ignored, or a failure where `CI=true`.
     Tool(&'static str),
-    /// The rights of root (mounting a file system). Missing: ignored, also in CI, which may well run as somebody else.
-    Root,
+    /// The right to mount a file system. Missing: ignored, also in CI, which may well run as somebody else or in a container.
+    Mount,
 }
 
 impl Need {
@@ -25,8 +27,8 @@ impl Need {
     fn missing(self) -> Option<String> {
         match self {
             Need::Tool(name) if find(name).is_none() => Some(name.to_owned()),
-            Need::Root if !rustix::process::geteuid().is_root() => Some("root".to_owned()),
-            Need::Tool(_) | Need::Root => None,
+            Need::Mount if !may_mount() => Some("the right to mount".to_owned()),
+            Need::Tool(_) | Need::Mount => None,
         }
     }
 
@@ -102,6 +104,12 @@ fn verdict(in_ci: bool, needs: &[Need]) -> Verdict {
     } else {
         Verdict::Ignore(names.join(", "))
     }
+}
+
+/// Found out by doing it: root in a container often has not got it.
+fn may_mount() -> bool {
+    let folder = tempfile::tempdir().expect("a folder");
+    SmallDisk::mount(folder.path(), 1 << 16).is_ok()
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -50,10 +50,8 @@ pub(crate) struct Core {
     pub(super) drives: Cell<usize>,
     /// Sleeps in a hosted context's stead. There while timers or descriptors were ever pending under a living `Drive`.
     pub(super) watcher: RefCell<Option<Watcher>>,
-    /// How many polls of the pools' tasks are nested on this stack.
+    /// How many first polls of `spawn_now` are nested on this stack.
     pub(super) inline_depth: Cell<usize>,
-    /// The pools whose tasks are being polled on this stack, innermost last.
-    pub(super) markers: RefCell<Vec<usize>>,
     /// Room for the reactor's answer. Empty between calls.
     ready: RefCell<Vec<u64>>,
 }
@@ -85,7 +83,6 @@ impl Core {
             drives: Cell::new(0),
             watcher: RefCell::new(None),
             inline_depth: Cell::new(0),
-            markers: RefCell::default(),
             ready: RefCell::default(),
         })
     }
@@ -253,5 +250,43 @@ impl Drop for Driver<'_> {
         if left == 0 {
             self.core.driven_waiters.wake_all();
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use crate::AioContext;
+
+    /// A wake-up on the context's own thread ends at the run queue: neither inbox nor notifier see it.
+    #[test]
+    fn a_local_wake_touches_no_word_that_other_threads_share() {
+        let context = AioContext::new().unwrap();
+        let mut wakes = 0;
+        let task = context.handle().spawn(poll_fn(move |cx| {
+            if wakes == 10 {
+                return Poll::Ready(());
+            }
+            wakes += 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        let core = &context.core;
+        assert_eq!(
+            core.run(100),
+            11,
+            "the task must have woken itself for this test to mean anything"
+        );
+        assert!(core.remote.notifier.is_untouched());
+        core.main_waker.wake_by_ref();
+        assert!(core.remote.notifier.is_untouched());
+        context.remote().wake();
+        assert!(
+            !core.remote.notifier.is_untouched(),
+            "the word shows what it is asked for"
+        );
+        assert!(task.is_finished());
     }
 }

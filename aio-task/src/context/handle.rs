@@ -9,8 +9,8 @@ use futures::task::{LocalFutureObj, LocalSpawn, SpawnError};
 use super::core::Core;
 use super::run_queue::Item;
 use super::{
-    InlineDepth, InlineTask, JoinHandle, MarkerGuard, Readiness, Remote, RemoteHandle, Sleep,
-    Timeout, WhileDriven, task,
+    InlineDepth, InlineTask, JoinHandle, Readiness, Remote, RemoteHandle, Sleep, Timeout,
+    WhileDriven, task,
 };
 use crate::clock::Clock;
 use crate::reactor::Interest;
@@ -142,18 +142,6 @@ impl AioHandle {
     /// Counts one more inline poll on this stack until the guard is dropped.
     pub(crate) fn enter_inline(&self) -> InlineDepth {
         InlineDepth::new(self.core.upgrade())
-    }
-
-    /// Notes that a task of the pool `marker` is polled on this stack until the guard is dropped.
-    pub(crate) fn enter_marker(&self, marker: usize) -> MarkerGuard {
-        MarkerGuard::new(self.core.upgrade(), marker)
-    }
-
-    /// The pool whose task is the innermost now being polled on this stack.
-    pub(crate) fn top_marker(&self) -> Option<usize> {
-        self.core
-            .upgrade()
-            .and_then(|core| core.markers.borrow().last().copied())
     }
 
     /// The context, unless it has gone or is going.

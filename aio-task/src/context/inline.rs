@@ -1,4 +1,4 @@
-//! What a pool needs to poll a new task on its caller's stack.
+//! Tasks that are polled first on their caller's stack.
 use std::rc::Rc;
 
 use async_task::Runnable;
@@ -53,28 +53,6 @@ impl Drop for InlineDepth {
     fn drop(&mut self) {
         if let Some(core) = &self.core {
             core.inline_depth.set(self.depth - 1);
-        }
-    }
-}
-
-/// One poll of a pool's task on this stack.
-pub(crate) struct MarkerGuard {
-    core: Option<Rc<Core>>,
-}
-
-impl MarkerGuard {
-    pub(super) fn new(core: Option<Rc<Core>>, marker: usize) -> Self {
-        if let Some(core) = &core {
-            core.markers.borrow_mut().push(marker);
-        }
-        Self { core }
-    }
-}
-
-impl Drop for MarkerGuard {
-    fn drop(&mut self) {
-        if let Some(core) = &self.core {
-            core.markers.borrow_mut().pop();
         }
     }
 }

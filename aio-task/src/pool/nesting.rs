@@ -4,14 +4,16 @@
 
 use std::cell::Cell;
 
+use crate::sync::per_thread;
+
 /// Polls of pool tasks on one stack. At this depth a started task is queued instead of polled inline.
 pub(super) const DEPTH_LIMIT: usize = 64;
 
-thread_local! {
-    static STACK: Cell<Stack> = const { Cell::new(Stack { polled: 0, depth: 0 }) };
+per_thread! {
+    static STACK: Cell<Stack> = Cell::default();
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Stack {
     /// Address of the pool whose task is polled innermost; 0 when none is.
     polled: usize,
@@ -20,22 +22,24 @@ struct Stack {
 
 /// Notes that a task of the pool at this address is being polled, until the guard is dropped.
 pub(super) fn polling(pool: usize) -> Polling {
-    let found = STACK.get();
-    STACK.set(Stack {
-        polled: pool,
-        depth: found.depth + 1,
+    let found = STACK.with(Cell::get);
+    STACK.with(|stack| {
+        stack.set(Stack {
+            polled: pool,
+            depth: found.depth + 1,
+        })
     });
     Polling { found }
 }
 
 /// Whether the innermost polled task is one of the pool at this address.
 pub(super) fn is_polling(pool: usize) -> bool {
-    STACK.get().polled == pool
+    STACK.with(Cell::get).polled == pool
 }
 
 /// Whether this stack has room for one more nested poll.
 pub(super) fn may_nest() -> bool {
-    STACK.get().depth < DEPTH_LIMIT
+    STACK.with(Cell::get).depth < DEPTH_LIMIT
 }
 
 /// Puts the stack back as it was found.
@@ -45,6 +49,6 @@ pub(super) struct Polling {
 
 impl Drop for Polling {
     fn drop(&mut self) {
-        STACK.set(self.found);
+        STACK.with(|stack| stack.set(self.found));
     }
 }

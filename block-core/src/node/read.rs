@@ -74,19 +74,22 @@ impl Inner {
         }
         if dst.is_empty() {
             (dst, Ok(()))
-        } else if (at | end).is_multiple_of(self.shape.align) {
+        } else if (at | end).is_multiple_of(self.shape.align)
+            && !dst.parts().iter().any(|piece| piece.is_empty())
+        {
             self.read_blocks(at, dst).await
         } else {
             Box::pin(self.read_padded(at, end, dst)).await
         }
     }
 
-    /// Reads the whole blocks around `at..end`, with throw-away pieces before and behind the caller's.
+    /// Reads the whole blocks around `at..end`, with throw-away pieces before and behind the caller's. The caller's pieces are lent
+    /// to the request and come back to their places; empty ones stay where they are.
     async fn read_padded(
         &self,
         at: u64,
         end: u64,
-        dst: ReadVector,
+        mut dst: ReadVector,
     ) -> (ReadVector, Result<(), Cause>) {
         let Some((start, stop)) = self.shape.padded(at, end) else {
             return (dst, Err(Cause::Overflow));
@@ -95,31 +98,28 @@ impl Inner {
             (Ok(head), Ok(tail)) => (head, tail),
             (Err(cause), _) | (_, Err(cause)) => return (dst, Err(cause)),
         };
-        let (has_head, has_tail) = (head.is_some(), tail.is_some());
-        let len = dst.len();
-        let mut whole = ReadVector::new();
-        let pieces = head.into_iter().chain(dst.into_parts()).chain(tail);
-        pieces.for_each(|piece| whole.push(piece));
-
-        let (whole, result) = self.read_blocks(start, whole).await;
-        let mut pieces = whole.into_parts().into_iter();
-        if has_head {
-            pieces.next();
-        }
-        if has_tail {
-            pieces.next_back();
-        }
-        let mut dst = ReadVector::new();
-        pieces.for_each(|piece| dst.push(piece));
-        let result = match result {
-            Err(Cause::Short { moved }) => Err(Cause::Short {
-                moved: moved.saturating_sub(at - start).min(len),
-            }),
-            Ok(()) if dst.len() != len => {
-                Err(Cause::Driver("the driver handed back other memory".into()))
+        let skip = usize::from(head.is_some());
+        let mut whole: ReadVector = head.into_iter().collect();
+        let mut slots = Vec::new();
+        for (slot, piece) in dst.parts_mut().iter_mut().enumerate() {
+            if !piece.is_empty() {
+                slots.push((slot, piece.len()));
+                whole.push(std::mem::take(piece));
             }
-            other => other,
-        };
+        }
+        tail.into_iter().for_each(|tail| whole.push(tail));
+
+        let (whole, mut result) = self.read_blocks(start, whole).await;
+        let mut pieces = whole.into_parts().into_iter().skip(skip);
+        for (slot, len) in slots {
+            match pieces.next() {
+                Some(piece) if piece.len() == len => dst.parts_mut()[slot] = piece,
+                _ => result = Err(Cause::Driver("the driver handed back other memory".into())),
+            }
+        }
+        if let Err(Cause::Short { moved }) = &mut result {
+            *moved = moved.saturating_sub(at - start).min(end - at);
+        }
         (dst, result)
     }
 
