@@ -7,6 +7,24 @@
 //! 3. Blocking calls go to a [`WorkerPool`]; their results come back through one cross-thread [`edge`].
 //! 4. When a task ends, its result is folded into the pool's status (the first error wins), then waiters wake.
 //! 5. `wait_all` returns that status once nothing is busy.
+//!
+#![doc = include_str!("../README.md")]
+//!
+//! # How it is built
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | `context` | the loop: run queue, live tasks, timers, descriptors; three ways to drive it |
+//! | `reactor` | how the loop sleeps, and how another thread ends that |
+//! | [`edge`] | everything that crosses threads: notifier, inbox, slot, counter, cancel flag, a hosted context's watcher |
+//! | `workers` | threads for calls that block |
+//! | `pool`, `queue`, `mutex` | who waits for whom |
+//! | `sync` | `std` or `loom`; the only file that names either |
+//!
+//! A task is an `async-task`. Its wake-up asks a table of this thread for the context's run queue. Found: the task is pushed, and
+//! that is all. Not found: this is another thread; the task goes to the inbox, and the notifier's word tells whether the owner
+//! sleeps and must be woken by a system call. After 61 runs the loop looks outside again, so that a task which never rests starves
+//! nobody.
 #![forbid(unsafe_code)]
 mod clock;
 mod context;

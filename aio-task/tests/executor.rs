@@ -177,20 +177,50 @@ fn a_future_that_spawns_while_the_context_is_dropped_gets_a_cancelled_handle() {
 }
 
 #[test]
-fn a_context_dropped_by_one_of_its_own_inline_polls_does_not_wait_for_itself() {
-    // The task that holds the context is polled by a foreign loop, so nobody else can finish it first.
+fn a_context_dropped_by_its_own_task_does_not_wait_for_that_task() {
+    // A first poll inside `spawn_now` needs no driver, so a task can own its context and drop it.
+    for ends in [true, false] {
+        let context = AioContext::new().unwrap();
+        let handle = context.handle();
+        let other = handle.spawn(pending::<()>());
+        let drops = Rc::new(RefCell::new(Vec::new()));
+        let mark = Mark(drops.clone());
+        let owner = handle.spawn_now(async move {
+            let _mark = mark;
+            drop(context);
+            if !ends {
+                pending::<()>().await;
+            }
+        });
+        assert_eq!(
+            drops.borrow().len(),
+            1,
+            "the task went when its poll returned"
+        );
+        let owner = futures::executor::block_on(owner);
+        assert_eq!(owner.is_ok(), ends);
+        assert!(matches!(
+            futures::executor::block_on(other),
+            Err(JoinError::Cancelled)
+        ));
+        let late = futures::executor::block_on(handle.spawn(async {}));
+        assert!(matches!(late, Err(JoinError::Cancelled)));
+    }
+}
+
+#[test]
+fn spawn_now_polls_once_inside_the_call_and_queues_only_what_is_woken() {
     let context = AioContext::new().unwrap();
-    let handle = context.handle();
-    let other = handle.spawn(pending::<()>());
-    futures::executor::block_on(async move { drop(context) });
-    assert!(matches!(
-        futures::executor::block_on(other),
-        Err(JoinError::Cancelled)
-    ));
-    assert!(matches!(
-        futures::executor::block_on(handle.spawn(async {})),
-        Err(JoinError::Cancelled)
-    ));
+    let steps = Rc::new(Cell::new(0));
+    let seen = steps.clone();
+    let task = context.handle().spawn_now(async move {
+        seen.set(1);
+        give_way().await;
+        seen.set(2);
+    });
+    assert_eq!(steps.get(), 1, "its own wake-up is for the run queue");
+    assert_eq!(context.by_hand().run_until_stalled(), 1);
+    assert!(task.is_finished() && steps.get() == 2);
 }
 
 #[test]
