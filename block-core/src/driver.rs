@@ -46,6 +46,9 @@ pub struct Children<'a> {
 /// Several requests may be in flight at once; two that overlap may land in either order unless the node serialised them. A driver that
 /// owns memory of a request keeps it until its I/O is over, and has dropped its references to a write's [`IoVector`] when it returns, so
 /// that the caller can use the memory again. The node never drops a driver's future before it is ready, except when its context goes away.
+///
+/// The offsets and lengths of an error that a driver returns are not seen by the node's user, who gets those of his own request; its
+/// cause is. A driver that panics ends its request with [`Cause::Panicked`], and the node goes on.
 #[allow(
     async_fn_in_trait,
     reason = "single-threaded by design: no Send bound is wanted"
@@ -57,7 +60,7 @@ pub trait BlockDriver: 'static {
     /// What one request may be. Asked once, when the node is built.
     fn limits(&self) -> BlockLimits;
 
-    /// The children, so that calls can be passed down and drains can reach them.
+    /// The children, so that calls can be passed down. A driver closes those that it does not share when it is closed itself.
     fn children(&self) -> Children<'_> {
         Children::default()
     }
@@ -67,24 +70,28 @@ pub trait BlockDriver: 'static {
         false
     }
 
-    /// True where a write behind the end makes the node longer (protocol drivers on files).
+    /// True where a write, or a write of zeroes, behind the end makes the node longer (protocol drivers on files). Where the alignment is
+    /// not 1 such a driver truncates too: the node sets back a length that padding has moved.
     fn grows(&self) -> bool {
         false
     }
 
-    /// The length in bytes; need not be a multiple of the request alignment.
+    /// The length in bytes; need not be a multiple of the request alignment. The node asks when it is opened, after truncates and failed
+    /// writes, and where a request reaches behind what it knows.
     async fn length(&self) -> Result<u64>;
 
     /// Fills `dst` from `at`; QEMU's `bdrv_co_preadv`. Bytes behind the end read as zeroes. The memory comes back with the result.
     async fn preadv(&self, at: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>);
 
-    /// Writes `src` at `at`; QEMU's `bdrv_co_pwritev`. `flags.fua` is set only where [`BlockDriver::supports_fua`].
+    /// Writes `src` at `at`; QEMU's `bdrv_co_pwritev`. `flags.fua` is set only where [`BlockDriver::supports_fua`]. Where the driver does
+    /// not grow and its length is no multiple of the alignment, the last block's padding is behind the end and to be left out.
     async fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> Result<()>;
 
     /// Makes all writes that returned before stable; QEMU's `bdrv_co_flush`.
     async fn flush(&self) -> Result<()>;
 
-    /// Writes zeroes without data; QEMU's `bdrv_co_pwrite_zeroes`. "Not supported" makes the node write explicit zeroes.
+    /// Writes zeroes without data; QEMU's `bdrv_co_pwrite_zeroes`. "Not supported" makes the node write explicit zeroes; it is an answer
+    /// for the driver or its state, not for one range, and nothing has been changed. `flags.fua` as in [`BlockDriver::pwritev`].
     async fn pwrite_zeroes(&self, at: DiskOffset, len: u64, flags: ZeroFlags) -> Result<()> {
         let _ = flags;
         Err(BlockError::new(

@@ -37,3 +37,8 @@ pub use vector::{IoVector, ReadVector};
 
 /// What every operation of this crate returns.
 pub type Result<T, E = BlockError> = std::result::Result<T, E>;
+
+/// The README's code is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -167,3 +167,62 @@ fn moved_before(cause: Cause, before: u64) -> Cause {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BlockLimits;
+    use std::num::{NonZeroU32, NonZeroU64};
+
+    /// 512-byte blocks, at most 4 pieces, at most 1 MiB.
+    fn shape() -> Shape {
+        let limits = BlockLimits {
+            request_alignment: 512,
+            memory_alignment: 512,
+            transfer_alignment: 512,
+            max_iov: NonZeroU32::new(4).expect("not zero"),
+            max_transfer: NonZeroU64::new(1 << 20),
+            ..BlockLimits::default()
+        };
+        Shape::new(&limits).expect("good limits")
+    }
+
+    /// Plans for pieces given as (offset behind an aligned address, length).
+    fn plan(pieces: &[(usize, usize)]) -> (u64, bool) {
+        let longest = pieces.iter().map(|(from, len)| from + len).max();
+        let memory = IoBuf::zeroed(longest.unwrap_or(0), 512).expect("memory");
+        let parts = pieces.iter().map(|(from, len)| &memory[*from..from + len]);
+        let left = pieces.iter().map(|(_, len)| *len as u64).sum();
+        let chunk = next_chunk(&shape(), parts, left);
+        (chunk.len, chunk.bounce)
+    }
+
+    const KIB: usize = 1 << 10;
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn aligned_pieces_go_as_they_are_up_to_the_longest_transfer() {
+        assert_eq!(plan(&[(0, 512), (1024, 4096)]), (4608, false));
+        assert_eq!(plan(&[(0, MIB)]), (MIB as u64, false));
+        assert_eq!(plan(&[(0, 3 * MIB)]), (MIB as u64, false));
+        assert_eq!(plan(&[(0, MIB - 512), (0, 4096)]), (MIB as u64, false));
+    }
+
+    #[test]
+    fn too_many_pieces_go_in_parts_if_the_parts_are_long() {
+        let long = (0, 128 * KIB);
+        assert_eq!(plan(&[long; 5]), (4 * 128 * KIB as u64, false));
+        assert_eq!(plan(&[(0, 512); 5]), (5 * 512, true));
+    }
+
+    #[test]
+    fn a_misaligned_piece_is_bounced_with_what_follows_and_not_what_precedes_it_at_length() {
+        assert_eq!(plan(&[(1, 4096)]), (4096, true));
+        assert_eq!(plan(&[(0, 512), (1, 512)]), (1024, true));
+        let first = 300 * KIB;
+        assert_eq!(plan(&[(0, first), (1, 512)]), (first as u64, false));
+        // A piece that ends inside a transfer can only be the last of a call, cut at a block.
+        assert_eq!(plan(&[(0, first + 100), (512, 412)]), (first as u64, false));
+        assert_eq!(plan(&[(7, 3 * MIB)]), (MIB as u64, true));
+    }
+}

@@ -113,3 +113,53 @@ impl Drop for Place<'_> {
 fn position(entries: &[Entry], id: u64) -> Option<usize> {
     entries.binary_search_by_key(&id, |entry| entry.id).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    /// Whether it is the request's turn.
+    fn may_go(place: &Place<'_>) -> bool {
+        place.turn().now_or_never().is_some()
+    }
+
+    #[test]
+    fn only_an_earlier_overlapping_request_holds_up_and_only_if_one_of_the_two_is_serialising() {
+        let tracked = Tracked::default();
+        let plain = tracked.track(0..512, false);
+        let same = tracked.track(0..512, false);
+        assert!(may_go(&plain) && may_go(&same), "plain ones do not wait");
+        let serialising = tracked.track(0..1024, true);
+        let behind = tracked.track(1000..1001, false);
+        let beside = tracked.track(1024..2048, true);
+        assert!(
+            may_go(&plain) && may_go(&same),
+            "earlier ones do not wait for it"
+        );
+        assert!(!may_go(&serialising) && !may_go(&behind));
+        assert!(may_go(&beside), "1024 is behind the other's range");
+        drop(same);
+        assert!(!may_go(&serialising), "one of the two is still there");
+        drop(plain);
+        assert!(may_go(&serialising) && !may_go(&behind));
+        drop(serialising);
+        assert!(may_go(&behind));
+        drop((behind, beside));
+        assert!(tracked.entries.borrow().is_empty());
+        assert_eq!(tracked.serialising.get(), 0);
+    }
+
+    #[test]
+    fn a_request_that_goes_away_while_it_waits_holds_up_nobody() {
+        let tracked = Tracked::default();
+        let first = tracked.track(0..512, true);
+        let second = tracked.track(0..512, true);
+        let third = tracked.track(0..512, true);
+        assert!(!may_go(&second) && !may_go(&third));
+        drop(second);
+        assert!(!may_go(&third));
+        drop(first);
+        assert!(may_go(&third));
+    }
+}
