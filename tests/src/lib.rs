@@ -5,5 +5,6 @@ pub mod lines;
 pub mod machine;
 pub mod program;
 pub mod qemu;
+pub mod source;
 pub mod tools;
 pub mod wrapper;

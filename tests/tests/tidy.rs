@@ -1,0 +1,219 @@
+//! Rules of the workspace that no compiler checks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tests::source::{self, SourceFile};
+
+/// The crates that are published, by folder.
+const CRATES: [&str; 4] = ["aio-task", "block-core", "drivers", "vmstate"];
+
+/// The one file that may name threads, locks and atomics: it decides between std and loom.
+const SYNC: &str = "aio-task/src/sync.rs";
+
+/// The files that may be unsafe.
+const UNSAFE: [&str; 1] = ["block-core/src/buffer.rs"];
+
+/// Which packages a package needs, without features and with; development aside.
+const NEEDS: [(&str, &[&str], &[&str]); 4] = [
+    (
+        "aio-task",
+        &[
+            "async-task",
+            "futures",
+            "loom",
+            "pin-project",
+            "rustix",
+            "slab",
+        ],
+        &[],
+    ),
+    (
+        "block-core",
+        &["aio-task", "futures", "pin-project", "slab"],
+        &[],
+    ),
+    (
+        "block-drivers",
+        &["aio-task", "block-core", "futures", "nix", "rustix"],
+        &[],
+    ),
+    (
+        "vmstate",
+        &["aio-task", "block-core", "futures", "pin-project"],
+        &[
+            "block-drivers",
+            "clap",
+            "flate2",
+            "indicatif",
+            "rustix",
+            "serde_json",
+            "signal-hook",
+        ],
+    ),
+];
+
+#[test]
+fn threads_locks_and_atomics_are_named_in_one_file_only() {
+    let mut found = Vec::new();
+    for file in shipped_sources() {
+        let names = file.names_from_std(&["sync", "thread"]);
+        if file.path == Path::new(SYNC) {
+            assert!(!names.is_empty(), "{SYNC} is what this test believes it is");
+        } else {
+            found.extend(names.into_iter().map(|line| file.at(line)));
+        }
+    }
+    assert_eq!(found, [""; 0], "take these from {SYNC}, by the edge");
+}
+
+#[test]
+fn unsafe_code_lives_in_the_named_files_only() {
+    let mut found = Vec::new();
+    for file in shipped_sources() {
+        let lines = file.unsafe_lines();
+        if UNSAFE.iter().any(|name| file.path == Path::new(name)) {
+            assert!(!lines.is_empty(), "{:?} needs no exception", file.path);
+        } else {
+            found.extend(lines.into_iter().map(|line| file.at(line)));
+        }
+    }
+    assert_eq!(found, [""; 0], "no file but {UNSAFE:?} may be unsafe");
+}
+
+#[test]
+fn crates_need_each_other_in_one_direction_and_little_else() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("metadata is JSON");
+    let packages = metadata["packages"].as_array().expect("a list");
+    for (name, always, with_features) in NEEDS {
+        let package = packages
+            .iter()
+            .find(|package| package["name"] == name)
+            .expect("the package is a member");
+        let names = |optional: bool| -> BTreeSet<&str> {
+            let dependencies = package["dependencies"].as_array().expect("a list");
+            dependencies
+                .iter()
+                .filter(|needed| needed["kind"] != "dev" && needed["optional"] == optional)
+                .filter_map(|needed| needed["name"].as_str())
+                .collect()
+        };
+        assert_eq!(names(false), BTreeSet::from_iter(always.to_vec()), "{name}");
+        assert_eq!(
+            names(true),
+            BTreeSet::from_iter(with_features.to_vec()),
+            "{name}, optional"
+        );
+        let default = &package["features"]["default"];
+        assert!(
+            default.is_null() || *default == serde_json::json!([]),
+            "{name} has no default features: {default}"
+        );
+    }
+}
+
+#[test]
+fn the_readme_gives_two_commands_and_ci_runs_exactly_these() {
+    let readme = read("README.md");
+    let block = readme
+        .split("```console\n")
+        .nth(1)
+        .expect("a console block");
+    let commands: Vec<&str> = block
+        .split("```")
+        .next()
+        .expect("the block ends")
+        .lines()
+        .collect();
+    assert_eq!(readme.matches("```console").count(), 1);
+    assert_eq!(commands, ["cargo vmstate demo", "cargo test --workspace"]);
+
+    let script = read(".ci/run");
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').collect();
+        let start = match words.as_slice() {
+            ["cargo", "test", ..] => "cargo test",
+            _ => command,
+        };
+        assert!(
+            script.contains(&format!("readme_command '{start}'")),
+            ".ci/run takes `{command}` from the README"
+        );
+    }
+    let aliases = read(".cargo/config.toml");
+    assert!(
+        aliases.contains("\nvmstate = \"run --release "),
+        "{aliases}"
+    );
+}
+
+#[test]
+fn no_file_names_a_folder_of_somebodys_machine() {
+    let folders = ["home", "root", "work"].map(|name| format!("/{name}/"));
+    let mut found = Vec::new();
+    let mut seen = 0;
+    for path in source::files_below(&root(), |_| true) {
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue; // not text
+        };
+        seen += 1;
+        for (number, line) in text.lines().enumerate() {
+            if folders.iter().any(|folder| names_folder(line, folder)) {
+                found.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} files were looked at");
+    assert_eq!(found, [""; 0]);
+}
+
+/// Whether `folder` stands in the line as the start of a path, and not within a longer one.
+fn names_folder(line: &str, folder: &str) -> bool {
+    line.match_indices(folder).any(|(at, _)| {
+        !line[..at]
+            .chars()
+            .next_back()
+            .is_some_and(|before| before.is_alphanumeric() || matches!(before, '_' | '.' | '}'))
+    })
+}
+
+#[test]
+fn every_published_crate_has_a_readme_of_its_own_and_the_licences() {
+    for folder in CRATES {
+        let readme = read(&format!("{folder}/README.md"));
+        assert!(readme.lines().count() > 5, "{folder}/README.md says little");
+        for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+            assert_eq!(read(&format!("{folder}/{licence}")), read(licence));
+        }
+    }
+}
+
+/// What is shipped: sources of the published crates, their test modules left out.
+fn shipped_sources() -> Vec<SourceFile> {
+    let mut files = Vec::new();
+    for folder in CRATES {
+        let src = root().join(folder).join("src");
+        let paths = source::files_below(&src, |path| path.extension().is_some_and(|e| e == "rs"));
+        files.extend(paths.iter().map(|path| SourceFile::read(&root(), path)));
+    }
+    assert!(files.len() > 30, "only {} sources found", files.len());
+    files.retain(|file| !file.is_test_module());
+    files
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("the workspace").to_owned()
+}
