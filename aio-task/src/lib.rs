@@ -49,3 +49,8 @@ pub use queue::{CoQueue, CoQueueWait};
 pub use reactor::EpollReactor;
 pub use reactor::{CondvarReactor, Interest, Reactor, Unpark, Watch};
 pub use workers::{Job, JobError, WorkerPool};
+
+/// The example of this crate's README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -8,3 +8,8 @@ pub mod qemu;
 pub mod source;
 pub mod tools;
 pub mod wrapper;
+
+/// The example of the workspace's README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
