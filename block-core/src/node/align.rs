@@ -43,10 +43,16 @@ impl Inner {
     pub(super) async fn place(&self, change: &Change) -> Result<Place<'_>, Cause> {
         let place = self.tracked.track(change.at..change.end, false);
         place.turn().await;
-        if !(self.driver.grows() && change.may_grow) {
-            self.check_end(change, self.size_for(change.end).await?)?;
-        }
+        self.check_bounds(change).await?;
         Ok(place)
+    }
+
+    /// Refuses a change that ends where it may not; asks for the length only if that depends on it.
+    pub(super) async fn check_bounds(&self, change: &Change) -> Result<(), Cause> {
+        if self.driver.grows() && change.may_grow {
+            return Ok(());
+        }
+        self.check_end(change, self.size_for(change.end).await?)
     }
 
     /// Waits for the turn of a change that pads, and checks its bounds. The node's length comes with it.

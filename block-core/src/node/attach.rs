@@ -23,6 +23,7 @@ impl BlockNode {
     /// Errors: [`Cause::Conflict`] where another user holds what this one does not share, or does not share what this one takes;
     /// [`Cause::ReadOnly`] where writing is taken on a read-only node; [`Cause::Closed`].
     pub fn attach(&self, who: impl Into<String>, permissions: Permissions) -> Result<BlockChild> {
+        let who = who.into(); // the caller's code: before anything is borrowed
         let error = |cause| BlockError::new(Op::Lock, 0, 0, cause);
         self.inner.check_range(0, 0).map_err(error)?;
         let writes = Perms::WRITE | Perms::WRITE_UNCHANGED | Perms::RESIZE;
@@ -36,10 +37,7 @@ impl BlockNode {
         if let Some(permission) = conflict {
             return Err(error(Cause::Conflict { permission }));
         }
-        let key = users.insert(User {
-            who: who.into(),
-            permissions,
-        });
+        let key = users.insert(User { who, permissions });
         drop(users);
         Ok(BlockChild {
             node: self.clone(),

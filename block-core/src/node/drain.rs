@@ -64,7 +64,7 @@ impl Drop for Drained {
         let left = gate.sections.get() - 1;
         gate.sections.set(left);
         if left == 0 {
-            gate.outside.wake_all();
+            gate.outside.wake_first(); // who wakes the next when it has passed
         }
     }
 }

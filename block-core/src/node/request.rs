@@ -64,6 +64,10 @@ pub(super) struct Gate {
     pub(super) closed: Cell<bool>,
     /// Requests that wait for the gate to open. They are not in flight.
     pub(super) outside: Waiters,
+    /// Numbers given to requests that had to wait. Those from `turn` on have not passed yet.
+    issued: Cell<u64>,
+    /// The number whose turn it is. Never above `issued`.
+    turn: Cell<u64>,
     /// Those who wait for `in_flight` to become 0.
     pub(super) idle: Waiters,
 }
@@ -73,19 +77,30 @@ impl Gate {
     pub(super) async fn quiet(&self) {
         self.idle.until(|| self.in_flight.get() == 0).await;
     }
+
+    /// Returns when the gate is open, in the order of the calls: a newcomer does not pass those who were woken and have not run yet.
+    async fn pass(&self) -> Result<(), Cause> {
+        let open = |turn| self.sections.get() == 0 && self.turn.get() == turn;
+        let number = self.issued.get();
+        if !open(number) && !self.closed.get() {
+            self.issued.set(number + 1);
+            let mine = || self.closed.get() || open(number);
+            self.outside.until(mine).await;
+            self.turn.set(self.turn.get().max(number + 1));
+            self.outside.wake_first();
+        }
+        if self.closed.get() {
+            return Err(Cause::Closed);
+        }
+        Ok(())
+    }
 }
 
 impl Inner {
     /// Passes the gate and counts the request as in flight until the result is dropped.
     pub(super) async fn enter(self: &Rc<Self>) -> Result<InFlight, Cause> {
-        let gate = &self.gate;
-        gate.outside
-            .until(|| gate.closed.get() || gate.sections.get() == 0)
-            .await;
-        if gate.closed.get() {
-            return Err(Cause::Closed);
-        }
-        gate.in_flight.set(gate.in_flight.get() + 1);
+        self.gate.pass().await?;
+        self.gate.in_flight.set(self.gate.in_flight.get() + 1);
         Ok(InFlight(self.clone()))
     }
 

@@ -1,4 +1,4 @@
-//! Sleepers that wait for a condition of the node: in the order they came, woken all at once.
+//! Sleepers that wait for a condition of the node: in the order they came.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,6 +29,14 @@ impl Waiters {
         // The borrow ends before a waker runs: a waker may come back here.
         let woken = std::mem::take(&mut *self.asleep.borrow_mut());
         woken.into_values().for_each(Waker::wake);
+    }
+
+    /// Wakes the one that came first.
+    pub(super) fn wake_first(&self) {
+        let first = self.asleep.borrow_mut().pop_first();
+        if let Some((_, waker)) = first {
+            waker.wake();
+        }
     }
 }
 

@@ -58,13 +58,13 @@ impl BlockNode {
 impl Inner {
     async fn write(self: Rc<Self>, change: Change, src: IoVector) -> Result<(), Cause> {
         let _in_flight = self.enter().await?;
+        if src.is_empty() {
+            return self.check_bounds(&change).await;
+        }
         if !change.is_whole_blocks(&self.shape) {
             return Box::pin(self.write_padded(change, src)).await;
         }
         let _place = self.place(&change).await?;
-        if src.is_empty() {
-            return Ok(());
-        }
         let result = self
             .write_blocks(change.at, src, self.native(change.fua))
             .await;
@@ -75,9 +75,6 @@ impl Inner {
 
     async fn write_padded(&self, change: Change, src: IoVector) -> Result<(), Cause> {
         let (_place, size) = self.place_padded(&change).await?;
-        if src.is_empty() {
-            return Ok(());
-        }
         let result = self.modify(&change, size, src).await;
         self.changed(&change, &result);
         let cut = result?;

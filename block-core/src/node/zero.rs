@@ -34,15 +34,15 @@ impl BlockNode {
 impl Inner {
     async fn zero(self: Rc<Self>, change: Change, flags: ZeroFlags) -> Result<(), Cause> {
         let _in_flight = self.enter().await?;
+        if change.at == change.end {
+            return self.check_bounds(&change).await;
+        }
         let (_place, size) = if change.is_whole_blocks(&self.shape) {
             // No padding, so nothing depends on the length.
             (self.place(&change).await?, u64::MAX)
         } else {
             self.place_padded(&change).await?
         };
-        if change.at == change.end {
-            return Ok(());
-        }
         let result = self.zero_parts(&change, size, flags).await;
         self.changed(&change, &result);
         let cut = result?;
