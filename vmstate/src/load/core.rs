@@ -206,8 +206,12 @@ impl LoadCore {
         chunk.is_some_and(|chunk| !matches!(chunk.content, Content::Loading))
     }
 
-    /// Begins to read a chunk, if a slot and a buffer are free.
+    /// Begins to read a chunk, if a slot and a buffer are free and somebody drives the context.
     fn start(self: &Rc<Self>, node: &BlockNode, index: u64) -> bool {
+        // A driver call that has to wait while nobody drives the context fails: leave it to a read that is awaited.
+        if !self.handle.is_driven() {
+            return false;
+        }
         let Some(slot) = self.pool.try_reserve() else {
             return false;
         };

@@ -59,6 +59,12 @@ impl Core {
         let Some(limits) = node.vmstate_limits() else {
             return Err(BlockError::new(op, 0, 0, Cause::NotSupported));
         };
+        let owner_read_only = node
+            .vmstate_node()
+            .is_some_and(|owner| owner.is_read_only());
+        if node.is_read_only() || owner_read_only {
+            return Err(BlockError::new(op, 0, 0, Cause::ReadOnly));
+        }
         let geometry = Geometry::new(op, limits, options.buffer_size)?;
         let extension = Extension::of(op, node)?;
         if extension.active().is_some() {

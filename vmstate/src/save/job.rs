@@ -5,7 +5,10 @@ use crate::ranges::Ranges;
 use crate::save::cells::{Buffer, FillingCell};
 use crate::save::core::{Core, State};
 use crate::save::kept::KeptBlock;
-use block_core::{AllocError, BlockNode, IoBuf, ReadVector, Result, SharedBuf, VmstateOffset};
+use aio_task::Slot;
+use block_core::{
+    AllocError, BlockError, BlockNode, IoBuf, ReadVector, Result, SharedBuf, VmstateOffset,
+};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -23,7 +26,7 @@ pub(crate) enum Why {
 pub(crate) enum Submitted {
     /// It is no longer being filled.
     Yes,
-    /// Every worker is busy; nothing was done.
+    /// Every worker is busy, or nobody drives the context, where a driver call that has to wait would fail; nothing was done.
     NoSlot,
     /// An older version of it is in flight; nothing was done.
     InFlight,
@@ -64,7 +67,7 @@ impl Core {
         if self.area.is_flying(&range) {
             return Ok(Submitted::InFlight);
         }
-        let Some(slot) = self.pool.try_reserve() else {
+        let Some(slot) = self.slot() else {
             return Ok(Submitted::NoSlot);
         };
         let Some(cell) = self.state.borrow_mut().cells.remove(index) else {
@@ -108,7 +111,7 @@ impl Core {
         if self.area.is_flying(&range) {
             return Ok(Submitted::InFlight);
         }
-        let Some(slot) = self.pool.try_reserve() else {
+        let Some(slot) = self.slot() else {
             return Ok(Submitted::NoSlot);
         };
         let kept = self
@@ -193,6 +196,10 @@ impl Core {
             .filter(|run| run.start < run.end)
             .collect();
         Ok((buffer, runs, partial))
+    }
+
+    fn slot(&self) -> Option<Slot<BlockError>> {
+        self.handle.is_driven().then(|| self.pool.try_reserve())?
     }
 
     fn raise_driver_end(&self, end: u64) {

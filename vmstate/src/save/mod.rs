@@ -36,7 +36,7 @@ impl VmstateSave {
     /// Begins a save on the vmstate area of `node`, that is of the node's driver or of its primary child, recursively.
     ///
     /// # Errors
-    /// `ENOTSUP` where there is no such area; `EBUSY` while another save is active on it; `EINVAL` for a buffer size of 0 or above
+    /// `ENOTSUP` where there is no such area; `EACCES` where the node is read-only; `EBUSY` while another save is active on it; `EINVAL` for a buffer size of 0 or above
     /// 1 GiB. Nothing is written in any case.
     pub fn begin(node: &BlockNode, options: SaveOptions) -> Result<Self> {
         let core = Core::begin(node, options)?;
@@ -73,7 +73,8 @@ impl VmstateSave {
 
     /// Copies as many of the first bytes as there is room for now, and tells how many. Never waits, and allocates only buffers.
     ///
-    /// 0 (for bytes that are not empty): no room now; await [`VmstateSave::make_room`], then try again.
+    /// 0 (for bytes that are not empty): no room now; await [`VmstateSave::make_room`], then try again. A full buffer is handed to the
+    /// driver at once if somebody drives the context, else by the next call that is awaited.
     pub fn try_write(&self, at: impl Into<VmstateOffset>, bytes: &[u8]) -> Result<usize> {
         self.core.try_write(&self.node, at.into(), bytes)
     }
