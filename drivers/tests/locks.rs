@@ -48,24 +48,29 @@ impl Bench {
     }
 }
 
-/// The locked bytes of a file, as the kernel lists them for all processes.
+/// The bytes of a file that this process has locked, as the kernel lists them.
+///
+/// From `/proc/self/fdinfo`, whose lines are those of `/proc/locks`; that list itself skips entries while other tests unlock.
 fn locked(path: &Path) -> BTreeSet<u64> {
     let inode = path.metadata().expect("the file").ino().to_string();
-    let list = std::fs::read_to_string("/proc/locks").expect("/proc/locks");
     let mut bytes = BTreeSet::new();
-    for line in list.lines() {
-        // 1: OFDLCK ADVISORY  READ -1 fe:00:1234 100 101
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [_, kind, _, access, _, file, first, last] = words[..] else {
+    for descriptor in std::fs::read_dir("/proc/self/fdinfo").expect("/proc") {
+        // Other tests close theirs meanwhile.
+        let descriptor = descriptor.expect("a descriptor").path();
+        let Ok(info) = std::fs::read_to_string(descriptor) else {
             continue;
         };
-        if file.rsplit(':').next() == Some(&inode) {
-            assert_eq!((kind, access), ("OFDLCK", "READ"), "{line}");
-            let number = |word: &str| {
-                word.parse::<u64>()
-                    .expect("a byte, since none is to the end")
+        for line in info.lines() {
+            // lock: 1: OFDLCK ADVISORY  READ -1 fe:00:1234 100 101
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let ["lock:", _, kind, _, access, _, file, first, last] = words[..] else {
+                continue;
             };
-            bytes.extend(number(first)..=number(last));
+            if file.rsplit(':').next() == Some(&inode) {
+                assert_eq!((kind, access), ("OFDLCK", "READ"), "{line}");
+                let byte = |word: &str| word.parse::<u64>().expect("not to the end");
+                bytes.extend(byte(first)..=byte(last));
+            }
         }
     }
     bytes

@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod lines;
+pub mod locks;
 pub mod machine;
 pub mod program;
 pub mod qemu;

@@ -83,8 +83,8 @@ impl FileDriver {
     }
 
     /// Takes over an open file, which must be readable, and writable unless `options.read_only`. `options.create` may not ask for
-    /// anything but an existing file. Locks and O_DIRECT belong to the open file description, so duplicates of the descriptor share
-    /// them, and keep the locks alive.
+    /// anything but an existing file. Locks and O_DIRECT belong to the open file description: duplicates of the descriptor share them,
+    /// and lose the locks when the driver ends.
     pub async fn from_file(
         file: File,
         options: FileOptions,

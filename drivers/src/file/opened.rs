@@ -63,6 +63,14 @@ impl Opened {
     }
 }
 
+impl Drop for Opened {
+    /// Unlocks by itself, not by closing: a duplicate of the descriptor (the caller's own, or one in a process that is just being
+    /// started) would keep the locks alive.
+    fn drop(&mut self) {
+        self.unlock();
+    }
+}
+
 /// Repeats a call that a signal interrupted.
 fn uninterrupted<T>(
     mut call: impl FnMut() -> Result<T, rustix::io::Errno>,
