@@ -1,0 +1,274 @@
+//! Recorded patterns: performed as recorded, counted, and verified by something that notices.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+use tests::files::disk_folder;
+
+use crate::{failure, json_line, names, run, success};
+
+const SAVE: &str = "builtin:qemu72-savevm-seabios-64m";
+const LOAD: &str = "builtin:qemu72-loadvm-seabios-64m";
+
+fn replay(folder: &Path, args: &[&str]) -> Output {
+    run(folder, &[&["replay", "f", "--json"], args].concat(), b"")
+}
+
+fn report(output: &Output) -> Value {
+    success(output);
+    json_line(&output.stdout, "replay").expect("a report")
+}
+
+/// Plain reads of the saved file by another process, as the replay does them.
+fn verify(folder: &Path, trace: &str) -> Output {
+    run(folder, &["step", "verify", "f", "--trace", trace], b"")
+}
+
+#[test]
+fn a_recorded_savevm_and_its_loadvm_are_replayed_each_way() {
+    for way in [
+        &[][..],
+        &["--direct"],
+        &["--unbuffered"],
+        &["--direct", "--unbuffered"],
+    ] {
+        let folder = disk_folder();
+        let args = ["--trace", SAVE, "--load-trace", LOAD, "--runs", "3"];
+        let report = report(&replay(folder.path(), &[&args[..], way].concat()));
+        assert_eq!(report["length"], 778_036);
+        assert_eq!(report["verified"], true);
+        assert_eq!(report["save"]["pieces"], 14);
+        assert_eq!(report["load"]["pieces"], 26);
+        // QEMU's reader asks for bytes that are not there.
+        assert_eq!(report["past_end"]["bytes"], 793_132 - 778_036);
+        assert_eq!(names(folder.path()), ["f"]);
+        success(&verify(folder.path(), SAVE));
+        let part = run(folder.path(), &["load", "f"], b"");
+        assert_eq!(part.stdout.len(), 778_036);
+    }
+}
+
+/// The blocks of `align` bytes that a piece covers only in part: what a read-modify-write reads. Blocks behind `end` do not exist.
+fn partly_covered(at: u64, len: u64, align: u64) -> Vec<u64> {
+    let (first, last) = (at / align, (at + len - 1) / align);
+    let whole = |block: u64| at <= block * align && (block + 1) * align <= at + len;
+    let mut blocks: Vec<u64> = [first, last].into_iter().filter(|b| !whole(*b)).collect();
+    blocks.dedup();
+    blocks
+}
+
+#[test]
+fn unbuffered_replay_costs_exactly_what_a_request_per_piece_costs() {
+    let folder = disk_folder();
+    let pieces: [(u64, u64); 7] = [
+        (0, 191),
+        (191, 133_208),
+        (133_399, 131_904),
+        (265_303, 40),
+        (265_343, 131_328),
+        (400_000, 0x1000), // 400,000 is no multiple of 512
+        (409_600, 8192),
+    ];
+    let text: String = pieces
+        .iter()
+        .map(|(at, len)| format!("{at} {len}\n"))
+        .collect();
+    fs::write(folder.path().join("trace"), text).expect("written");
+    let output = replay(
+        folder.path(),
+        &["--trace", "trace", "--unbuffered", "--direct"],
+    );
+    let report = report(&output);
+    let requests = &report["save"]["requests"];
+    assert_eq!(requests["writes"], pieces.len());
+    let access = report["save"]["access"].as_str().expect("a word");
+    let Some(align) = access
+        .strip_prefix("direct, ")
+        .and_then(|rest| rest.strip_suffix(" B"))
+        .and_then(|number| number.parse::<u64>().ok())
+    else {
+        // This file system does no direct I/O: any length is taken as it is.
+        assert_eq!(requests["reads"], 0);
+        return;
+    };
+    let padded = |(at, len): (u64, u64)| (at + len).next_multiple_of(align) - at / align * align;
+    let reads: usize = pieces
+        .iter()
+        .map(|(at, len)| partly_covered(*at, *len, align).len())
+        .sum();
+    let written: u64 = pieces.iter().map(|piece| padded(*piece)).sum();
+    assert_eq!(requests["written_bytes"], written);
+    assert_eq!(
+        requests["reads"], reads,
+        "the first and the last block, where partly covered"
+    );
+    assert_eq!(requests["read_bytes"], reads as u64 * align);
+}
+
+/// Two ascending streams of which one has gaps, as mapped-ram writes them.
+fn interleaved() -> String {
+    let mut text = String::new();
+    let mut header = 24 << 20;
+    for page in 0..4096u64 {
+        // Zero pages are left out: a hole of 64 pages every 256.
+        if page % 256 < 192 {
+            text += &format!("{} 4096\n", (1 << 20) + page * 4096);
+        }
+        if page % 50 == 0 {
+            text += &format!("{header} 18\n{} 10\n", header + 18);
+            header += 28;
+        }
+    }
+    text
+}
+
+#[test]
+fn interleaved_streams_with_gaps_are_exact_and_their_holes_stay() {
+    for way in [&[][..], &["--direct"], &["--direct", "--workers", "1"]] {
+        let folder = disk_folder();
+        fs::write(folder.path().join("trace"), interleaved()).expect("written");
+        let args = ["--trace", "trace", "--load-trace", "trace"];
+        let report = report(&replay(folder.path(), &[&args[..], way].concat()));
+        assert_eq!(report["verified"], true);
+        let writes = report["save"]["requests"]["writes"]
+            .as_u64()
+            .expect("a number");
+        let pieces = report["save"]["pieces"].as_u64().expect("a number");
+        assert!(
+            writes * 20 < pieces,
+            "{writes} requests for {pieces} pieces"
+        );
+        let saved = fs::metadata(folder.path().join("f")).expect("saved");
+        assert!(
+            saved.blocks() * 512 < 14 << 20,
+            "3,072 pages are 12 MiB, of 24"
+        );
+    }
+}
+
+#[test]
+fn overlapping_and_backward_pieces_are_exact() {
+    let folder = disk_folder();
+    let text = "5000000 3000000\n0 100\n50 4000\n1048570 20\n4999990 20\n100 2000000\n7999999 2\n";
+    fs::write(folder.path().join("trace"), text).expect("written");
+    for way in [&[][..], &["--direct"], &["--direct", "--unbuffered"]] {
+        let args = ["--trace", "trace", "--load-trace", "trace", "--force"];
+        let report = report(&replay(folder.path(), &[&args[..], way].concat()));
+        assert_eq!(report["length"], 8_000_001);
+    }
+}
+
+#[test]
+fn the_verification_sees_swapped_buffers_a_flipped_byte_and_a_wrong_length() {
+    let trace = "builtin:qemu72-savevm-guest-2g";
+    let folder = disk_folder();
+    let args = ["--trace", trace, "--take", "5000001", "--direct"];
+    success(&replay(folder.path(), &args));
+    let verdict = || {
+        let args = ["step", "verify", "f", "--take", "5000001", "--trace", trace];
+        run(folder.path(), &args, b"")
+    };
+    success(&verdict());
+    let path = folder.path().join("f");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .expect("open");
+    let read = |at: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, at).expect("read");
+        bytes
+    };
+    let write = |at: u64, bytes: &[u8]| file.write_all_at(bytes, at).expect("written");
+    let assert_seen = |what: &str| {
+        let output = verdict();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{what}");
+        assert!(text.contains(what), "{text}");
+    };
+
+    let (first, second) = (read(1 << 20, 1 << 20), read(2 << 20, 1 << 20));
+    write(1 << 20, &second);
+    write(2 << 20, &first);
+    assert_seen("the byte at 1048576");
+    write(1 << 20, &first);
+    write(2 << 20, &second);
+    success(&verdict());
+
+    let byte = read(4_321_234, 1);
+    write(4_321_234, &[byte[0] ^ 4]);
+    assert_seen("the byte at 4321234");
+    write(4_321_234, &byte);
+    success(&verdict());
+
+    file.set_len(5_000_000).expect("cut");
+    assert_seen("5000000 bytes long");
+    file.set_len(5_000_002).expect("grown");
+    assert_seen("5000002 bytes long");
+}
+
+#[test]
+fn a_gzipped_trace_is_read_directly_and_a_broken_one_is_an_error() {
+    let folder = disk_folder();
+    let path = folder.path().join("trace.gz");
+    let plain = folder.path().join("plain");
+    let mut file = File::create(&plain).expect("made");
+    writeln!(file, "0 10\nten 5").expect("written");
+    let output = run(folder.path(), &["replay", "f", "--trace", "plain"], b"");
+    let line = failure(&output);
+    assert!(line.contains("plain") && line.contains("line 2"), "{line}");
+    fs::write(&path, b"\x1f\x8b\x08\0\0").expect("written");
+    failure(&run(
+        folder.path(),
+        &["replay", "f", "--trace", "trace.gz"],
+        b"",
+    ));
+    failure(&run(
+        folder.path(),
+        &["replay", "f", "--trace", "missing"],
+        b"",
+    ));
+    assert_eq!(names(folder.path()), ["plain", "trace.gz"]);
+    let recorded = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../vmstate/traces/qemu72-savevm-seabios-64m.txt.gz"
+    );
+    success(&replay(folder.path(), &["--trace", recorded]));
+    success(&verify(folder.path(), SAVE));
+}
+
+#[test]
+fn a_short_demo_shows_each_way_and_leaves_nothing() {
+    let folder = disk_folder();
+    let dir = folder.path().to_str().expect("text");
+    let output = run(
+        folder.path(),
+        &["demo", "--quick", "--json", "--dir", dir],
+        b"",
+    );
+    success(&output);
+    let demo = json_line(&output.stdout, "demo").expect("a report");
+    let ways = demo["ways"].as_array().expect("a list");
+    assert_eq!(
+        ways.len(),
+        8,
+        "saves and loads, cached and not, buffered and not"
+    );
+    for way in ways {
+        assert!(way["seconds"]["median"].as_f64().expect("a number") > 0.0);
+        let peak = way["peak_memory"].as_u64().expect("a number");
+        assert!(peak > 0 && peak < 32 << 20, "{}: {peak}", way["name"]);
+    }
+    assert!(
+        demo["disk_write"]["seconds"]["median"]
+            .as_f64()
+            .expect("a number")
+            > 0.0
+    );
+    assert!(names(folder.path()).is_empty());
+}
