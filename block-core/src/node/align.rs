@@ -63,7 +63,10 @@ impl Inner {
         let padded = self.shape.padded(change.at, change.end);
         let (start, stop) = padded.ok_or(Cause::Overflow)?;
         let grows = self.driver.grows();
-        let mut to_the_end = grows && self.length.known().is_none_or(|size| stop > size);
+        // The range is for good: entered again, the request would be behind those that wait for it. So what may make the node shorter
+        // before its turn counts, too.
+        let mut to_the_end = grows
+            && (self.length.known().is_none_or(|size| stop > size) || self.tracked.to_the_end());
         loop {
             let until = if to_the_end { u64::MAX } else { stop };
             let place = self.tracked.track(start..until, true);
@@ -71,7 +74,7 @@ impl Inner {
             let size = self.size_for(stop).await?;
             self.check_end(change, size)?;
             if grows && stop > size && !to_the_end {
-                // The node became shorter while this request waited: again, with the wider range.
+                // Somebody else has made it shorter, behind this node's back: there is no order to keep.
                 to_the_end = true;
                 continue;
             }

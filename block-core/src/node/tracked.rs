@@ -44,6 +44,12 @@ impl Tracked {
         Place { tracked: self, id }
     }
 
+    /// Whether a request is there that may change the length: its range has no end.
+    pub(super) fn to_the_end(&self) -> bool {
+        let endless = |entry: &Entry| entry.range.end == u64::MAX;
+        self.serialising.get() > 0 && self.entries.borrow().iter().any(endless)
+    }
+
     /// Enters `waker` with the latest earlier request that `id` has to wait for; `None` if there is none any more.
     fn wait_for_earlier(&self, id: u64, waker: Waker) -> Option<()> {
         let mut entries = self.entries.borrow_mut();

@@ -7,8 +7,8 @@ use std::rc::Rc;
 impl BlockNode {
     /// Makes the node longer or shorter (`bdrv_co_truncate`). What is added reads as zeroes.
     ///
-    /// Order: one after another with everything that touches bytes at or behind the smaller of the two lengths. The error's offset
-    /// is the new length. Dropped: the request runs on.
+    /// Order: behind every request that was called before, and before every one that is called after it. The error's offset is the new
+    /// length. Dropped: the request runs on.
     pub async fn truncate(&self, to: Truncate) -> Result<()> {
         self.truncate_as(Perms::ALL, to).await
     }
@@ -29,17 +29,9 @@ impl BlockNode {
 impl Inner {
     async fn change_length(self: Rc<Self>, to: Truncate) -> Result<(), Cause> {
         let _in_flight = self.enter().await?;
-        let mut from = to.len.min(self.fresh_size().await?);
-        let _place = loop {
-            let place = self.tracked.track(from..u64::MAX, true);
-            place.turn().await;
-            // Others may have made the node shorter while this one waited: what is added begins earlier then.
-            let size = self.fresh_size().await?;
-            if size >= from {
-                break place;
-            }
-            from = size;
-        };
+        // The whole node: what the new length cuts off or adds depends on changes of length that are still under way.
+        let place = self.tracked.track(0..u64::MAX, true);
+        place.turn().await;
         let result = self.driver.truncate(to).await.map_err(|e| e.cause);
         self.length.forget();
         result?;
