@@ -49,8 +49,3 @@ pub use queue::{CoQueue, CoQueueWait};
 pub use reactor::EpollReactor;
 pub use reactor::{CondvarReactor, Interest, Reactor, Unpark, Watch};
 pub use workers::{Job, JobError, WorkerPool};
-
-/// The example of this crate's README, compiled and run.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
