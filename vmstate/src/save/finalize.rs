@@ -13,6 +13,7 @@ impl Core {
         self.submit_all(node).await?;
         while self.area.has_flights() {
             self.until_changed().await?;
+            self.check()?;
         }
         self.check()
     }

@@ -101,13 +101,22 @@ impl Bench {
 
     /// Nothing is in flight, nothing waits, and the node closes without an error.
     pub fn drain_and_close(&self) {
+        assert_eq!(self.drain_then_close(), Ok(()));
+    }
+
+    /// The same, with a save left that nobody finalized.
+    pub fn drain_and_close_reporting(&self, error: &block_core::BlockError) {
+        assert_eq!(self.drain_then_close().as_ref(), Err(error));
+    }
+
+    fn drain_then_close(&self) -> block_core::Result<()> {
         self.release_everything();
         let drained = self
             .run(self.node.drain_begin())
             .expect("it can be drained");
         drop(drained);
         assert_eq!(self.node.in_flight(), 0);
-        self.run(self.node.close()).expect("it can be closed");
+        self.run(self.node.close())
     }
 }
 
