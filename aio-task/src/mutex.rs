@@ -18,8 +18,9 @@ use crate::wait_list::{Key, WaitList, Wakes};
 /// | `qemu_co_mutex_unlock`, `QEMU_LOCK_GUARD` | dropping the [`CoMutexGuard`] | none |
 /// | `qemu_co_mutex_assert_locked` | holding the guard | a type instead of an assertion |
 ///
-/// A task that locks what it holds itself waits for ever (dropping that wait works). `!Send`; there is no poisoning:
-/// a holder that panics gives the lock to the next.
+/// A task that locks what it holds itself waits for ever (dropping that wait works). All waiters live on
+/// one thread: they borrow the lock, which is not `Sync`. There is no poisoning: a holder that panics gives the lock to
+/// the next.
 pub struct CoMutex<T> {
     queue: RefCell<LockQueue>,
     /// Borrowed by the guard only, which exists once: see [`LockQueue::held`].

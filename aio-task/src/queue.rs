@@ -19,7 +19,8 @@ use crate::wait_list::{Key, WaitList, Wakes};
 /// | `qemu_co_queue_empty` | [`is_empty`](Self::is_empty) | none |
 ///
 /// The queue carries no condition: a sleeper that was woken checks whatever it waits for and sleeps again if need be.
-/// A wake with nobody in line is not remembered. `!Send`: all sleepers live on the queue's thread.
+/// A wake with nobody in line is not remembered. All sleepers live on one thread: they borrow the queue, which is not
+/// `Sync`.
 ///
 /// ```
 /// use aio_task::CoQueue;

@@ -381,6 +381,8 @@ fn a_newcomer_queues_behind_a_hint_though_the_slot_is_free() {
     let mut newcomer = Probe::new(pool.reserve(), || {});
     assert!(newcomer.is_pending());
     assert!(pool.try_reserve().is_none());
+    let mut other_hint = Probe::new(pool.wait_slot(), || {});
+    assert!(other_hint.is_pending(), "a hint waits for its turn too");
     assert_eq!(hint.poll(), Poll::Ready(Ok(())));
     assert!(matches!(newcomer.poll(), Poll::Ready(Ok(_))));
 }

@@ -1,6 +1,10 @@
 use std::cell::Cell;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
+
+use aio_task::WorkerPool;
 
 use super::accounting::FreedAtTheEnd;
 use super::support::{Gate, Log, OnDrop, Probe, now};
@@ -274,4 +278,27 @@ fn a_cancelled_tasks_slot_is_dropped_with_it() {
     assert_eq!(counts(&pool), (1, 1));
     drop(pool);
     assert!(freed.get());
+}
+
+#[test]
+fn memory_of_io_that_is_under_way_lives_until_the_io_is_over_though_its_pool_is_gone() {
+    let context = context();
+    let _hand = context.by_hand();
+    let pool = pool(&context, 1);
+    let workers = WorkerPool::new(NonZeroUsize::MIN);
+    let buffer = Arc::new(vec![7_u8; 4096]);
+    let (io_may_end, io) = mpsc::channel::<()>();
+    let (in_flight, running) = (Arc::clone(&buffer), workers.clone());
+    start(&pool, async move {
+        let io = running.run(move || {
+            let _ = io.recv();
+            in_flight.len()
+        });
+        io.await.map(|_| ()).map_err(|_| "the worker failed")
+    });
+    drop(pool);
+    assert_eq!(Arc::strong_count(&buffer), 2, "the I/O still owns it");
+    drop(io_may_end);
+    workers.shutdown();
+    assert_eq!(Arc::strong_count(&buffer), 1);
 }

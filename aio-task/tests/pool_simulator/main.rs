@@ -26,7 +26,16 @@ use support::{Probe, Random};
 const SEEDS: u64 = 5000;
 
 /// Seeds that once found a fault, here or in a change that was never made. They stay.
-const REGRESSIONS: &[u64] = &[];
+const REGRESSIONS: &[(u64, &str)] = &[
+    (3, "a future freed after its waiters woke"),
+    (4, "a slot leaked by a dropped waiter"),
+    (16, "a slot not passed on by a dropped waiter"),
+    (27, "a hint dropped in its turn, a newcomer that overtook"),
+    (35, "a wait_all woken before the slot was handed"),
+    (102, "a slot used after its pool"),
+    (153, "tasks cancelled out of order"),
+    (155, "a task that lived on after it dropped its pool"),
+];
 
 #[test]
 fn the_pool_follows_its_rules_over_thousands_of_schedules() {
@@ -108,7 +117,8 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn seeds_that_once_failed_do_not_fail_again() {
-    for seed in REGRESSIONS {
+    for (seed, fault) in REGRESSIONS {
+        println!("seed {seed}: {fault}");
         Run::play(*seed);
     }
 }
