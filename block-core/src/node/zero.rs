@@ -88,9 +88,10 @@ impl Inner {
                 Err(cause) => return Err(cause),
             }
         }
-        self.zero_explicitly(change, change.at..middle, size)
-            .await?;
-        self.zero_explicitly(change, pos..change.end, size).await
+        let head = change.at..middle;
+        let cut = self.zero_explicitly(change, head, size).await?;
+        let rest = pos..change.end;
+        Ok(self.zero_explicitly(change, rest, size).await? || cut)
     }
 
     /// Writes zero bytes to `range`, a part of `change`. True if the length was set back.
@@ -116,7 +117,8 @@ impl Inner {
             if piece.is_whole_blocks(&self.shape) {
                 self.write_blocks(pos, src, self.native(change.fua)).await?;
             } else {
-                cut = self.modify(&piece, size.max(self.known_end()), src).await?;
+                let size = size.max(self.known_end());
+                cut |= self.modify(&piece, size, src).await?;
             }
             self.grew(stop);
             pos = stop;
