@@ -4,6 +4,8 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::sync;
+
 /// A clock that stands still until a test moves it.
 ///
 /// Clones are the same clock. A context that was built with it fires its timers by this clock alone; one that sleeps in `block_on`
@@ -29,7 +31,7 @@ impl ManualClock {
     pub fn new() -> Self {
         Self {
             shared: Rc::new(Shared {
-                now: Cell::new(Instant::now()),
+                now: Cell::new(sync::now()),
                 followers: RefCell::default(),
             }),
         }
@@ -86,7 +88,7 @@ pub(crate) enum Clock {
 impl Clock {
     pub(crate) fn now(&self) -> Instant {
         match self {
-            Clock::Monotonic => Instant::now(),
+            Clock::Monotonic => sync::now(),
             Clock::Manual(clock) => clock.now(),
         }
     }

@@ -29,6 +29,9 @@
 mod clock;
 mod context;
 pub mod edge;
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod model;
 mod mutex;
 mod pool;
 mod queue;

@@ -1,15 +1,20 @@
 //! The one file that decides between `std` and `loom`.
 //!
 //! Every atomic, lock, thread and thread-local of the crate comes from here, so that the code which is model-checked is the code
-//! which ships. The wrappers hide poisoning (no lock of this crate is ever held while user code runs) and the one operation that
-//! loom cannot do, a wait with a time limit.
+//! which ships. The wrappers hide poisoning (no lock of this crate is ever held while user code runs) and the two things that
+//! loom does not know: the time, and a wait with a time limit.
+#[cfg(loom)]
+pub(crate) mod model_time; // what a time limit means where there is no time
+
 #[cfg(loom)]
 use loom as primitives;
 #[cfg(not(loom))]
 use std as primitives;
 
 use std::io;
-use std::time::Duration;
+#[cfg(loom)]
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
 
 pub use primitives::sync::Arc;
 pub(crate) use primitives::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -26,7 +31,31 @@ pub(crate) use std::sync::Arc as WakerArc;
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(primitives::sync::Mutex<T>);
 
+#[cfg(not(loom))]
 pub(crate) type MutexGuard<'a, T> = primitives::sync::MutexGuard<'a, T>;
+
+/// Under loom it also knows its mutex, which a wait that times out gives back and takes again.
+#[cfg(loom)]
+pub(crate) struct MutexGuard<'a, T> {
+    locked: primitives::sync::MutexGuard<'a, T>,
+    mutex: &'a Mutex<T>,
+}
+
+#[cfg(loom)]
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.locked
+    }
+}
+
+#[cfg(loom)]
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.locked
+    }
+}
 
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Self {
@@ -34,9 +63,16 @@ impl<T> Mutex<T> {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0
+        let locked = self
+            .0
             .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        #[cfg(loom)]
+        let locked = MutexGuard {
+            locked,
+            mutex: self,
+        };
+        locked
     }
 }
 
@@ -58,15 +94,26 @@ impl Condvar {
         Self(primitives::sync::Condvar::new())
     }
 
+    #[cfg(not(loom))]
     pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0
             .wait(guard)
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    #[cfg(loom)]
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        let MutexGuard { locked, mutex } = guard;
+        let locked = self
+            .0
+            .wait(locked)
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        MutexGuard { locked, mutex }
+    }
+
     /// Waits for at most `limit`. A limit of zero has passed at once, without a wait.
     ///
-    /// Under loom there is no time: a limit of zero passes at once, any other never does.
+    /// Under loom the outcome is a choice that the checker explores, see [`model_time`].
     pub(crate) fn wait_for<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -77,7 +124,15 @@ impl Condvar {
         }
         #[cfg(loom)]
         {
-            (self.wait(guard), Waited::Woken)
+            let until = now() + limit;
+            if !model_time::limit_passes() {
+                return (self.wait(guard), Waited::Woken);
+            }
+            // Out of the line before any notification, as whoever times out is: none can be swallowed.
+            let mutex = guard.mutex;
+            drop(guard);
+            model_time::advance_to(until);
+            (mutex.lock(), Waited::TimedOut)
         }
         #[cfg(not(loom))]
         {
@@ -101,6 +156,18 @@ impl Condvar {
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
     }
+}
+
+/// The present moment.
+#[cfg(not(loom))]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// The present moment of the execution that is being explored.
+#[cfg(loom)]
+pub(crate) fn now() -> Instant {
+    model_time::now()
 }
 
 /// Starts a named thread.

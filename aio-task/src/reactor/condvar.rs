@@ -3,7 +3,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Reactor, Unpark, Watch};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, now};
 
 /// Sleeps on a condition variable: timers and remote wake-ups work, file descriptors are refused.
 ///
@@ -49,7 +49,7 @@ struct DeadlineWatch(Arc<Bell>);
 impl Watch for DeadlineWatch {
     fn watch(&mut self, until: Option<Instant>) {
         self.0
-            .wait(until.map(|at| at.saturating_duration_since(Instant::now())));
+            .wait(until.map(|at| at.saturating_duration_since(now())));
     }
 }
 

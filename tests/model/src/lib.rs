@@ -1,0 +1,21 @@
+//! Models of aio-task's production sources, explored by loom.
+//!
+//! Each model is one function of [`models`], named by the sentence it checks. `cargo loom`, from the root of the repository, builds
+//! them with the right flags, runs each in a process of its own and compares what it explored with `models.txt`.
+//!
+//! | module | built | what it knows |
+//! |---|---|---|
+//! | [`table`] | always | `models.txt`: how many interleavings each model explored when it was written |
+//! | [`build`] | always | how to build the models so that loom sees everything, whatever the caller's environment says |
+//! | [`properties`] | always | what the models must cover, numbered |
+//! | [`suite`] | always | runs models, one process each |
+//! | `check` | under loom | how one model is explored |
+//! | `models` | under loom | the models |
+pub mod build;
+#[cfg(loom)]
+pub mod check;
+#[cfg(loom)]
+pub mod models;
+pub mod properties;
+pub mod suite;
+pub mod table;

@@ -1,0 +1,3 @@
+//! A context inside another executor, and two contexts that exchange work.
+
+crate::models![];

@@ -1,0 +1,3 @@
+//! The inbox: what other threads have sent and the owner has not taken.
+
+crate::models![];

@@ -1,0 +1,3 @@
+//! Bugs that other projects published, as models over a small trait.
+
+crate::models![];

@@ -1,0 +1,3 @@
+//! CoMutex and CoQueue under remote wakes.
+
+crate::models![];

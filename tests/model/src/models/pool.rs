@@ -1,0 +1,3 @@
+//! AioTaskPool under completions from other threads.
+
+crate::models![];

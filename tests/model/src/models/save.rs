@@ -1,0 +1,3 @@
+//! Saves and nodes whose I/O completes elsewhere.
+
+crate::models![];

@@ -1,0 +1,3 @@
+//! The completion slot: one value from any thread to the future that waits for it.
+
+crate::models![];

@@ -1,0 +1,3 @@
+//! The worker threads.
+
+crate::models![];
