@@ -123,6 +123,8 @@ impl BlockDriver for VmstateFileDriver {
             exact: true,
             preallocation: Preallocation::Off,
         };
+        // What comes next is another state's: it makes its own room.
+        self.claimed.set(len);
         let result = self.file.truncate(to).await;
         result.map_err(|error| BlockError::new(Op::FinalizeVmstate, len, 0, error.cause))
     }

@@ -1,0 +1,176 @@
+//! One stream in a plain file.
+
+use super::*;
+use block_drivers::VmstateFileDriver;
+
+async fn state(bench: &Bench) -> (BlockNode, BlockNode) {
+    let file = bench.file().await;
+    let state = bench
+        .node("state", VmstateFileDriver::new(user(&file)))
+        .await;
+    (state, file)
+}
+
+async fn save(node: &BlockNode, at: u64, bytes: &[u8]) -> Result<(), BlockError> {
+    node.save_vmstate_unbuffered(VmstateOffset(at), vector(bytes))
+        .await
+}
+
+async fn load(node: &BlockNode, at: u64, len: usize) -> Result<Vec<u8>, BlockError> {
+    let (dst, result) = node
+        .load_vmstate_unbuffered(VmstateOffset(at), room(len))
+        .await;
+    assert_eq!(dst.len(), len as u64, "the memory comes back");
+    result.map(|()| joined(dst))
+}
+
+#[test]
+fn the_file_is_the_stream_byte_for_byte_whatever_its_length() {
+    for len in [0, 1, 511, 512, 513, 4096, 100_001, 3 << 20] {
+        each_cache(|bench| {
+            let stream = pattern(len);
+            bench.run(async {
+                let (state, file) = state(&bench).await;
+                for (piece, bytes) in stream.chunks(30_007).enumerate() {
+                    save(&state, piece as u64 * 30_007, bytes)
+                        .await
+                        .expect("save");
+                }
+                state.finish_vmstate(len as u64).await.expect("finish");
+                assert_eq!(state.vmstate_length().await, Ok(Some(len as u64)));
+                state.close().await.expect("close");
+                drop(state);
+                file.close().await.expect("close");
+            });
+            assert_eq!(bench.bytes(), stream, "{len} bytes");
+        });
+    }
+}
+
+#[test]
+fn pieces_may_come_in_any_order_and_gaps_read_as_zeroes() {
+    each_cache(|bench| {
+        let mut model = vec![0; 20_000];
+        bench.run(async {
+            let (state, _file) = state(&bench).await;
+            for (at, len) in [
+                (15_000, 5000),
+                (100, 50),
+                (4096, 4096),
+                (120, 700),
+                (19_999, 1),
+            ] {
+                let bytes = &pattern(len + at % 7)[at % 7..];
+                save(&state, at as u64, bytes).await.expect("save");
+                model[at..at + len].copy_from_slice(bytes);
+            }
+            state.finish_vmstate(20_000).await.expect("finish");
+            assert_eq!(load(&state, 0, 20_000).await.expect("load"), model);
+        });
+        assert_eq!(bench.bytes(), model);
+    });
+}
+
+#[test]
+fn a_load_across_the_end_has_zeroes_there() {
+    each_cache(|bench| {
+        let bench = bench.with(&pattern(1000));
+        bench.run(async {
+            let (state, _file) = state(&bench).await;
+            let mut expected = pattern(1000)[900..].to_vec();
+            expected.resize(2000, 0);
+            assert_eq!(load(&state, 900, 2000).await.expect("across"), expected);
+            assert_eq!(
+                load(&state, 1000, 10).await.expect("at the end"),
+                vec![0; 10]
+            );
+            assert_eq!(
+                load(&state, 1 << 50, 10).await.expect("far behind"),
+                vec![0; 10]
+            );
+            let error = load(&state, i64::MAX as u64, 10)
+                .await
+                .expect_err("overflow");
+            assert_eq!(error.cause, Cause::Overflow);
+        });
+        assert_eq!(bench.bytes(), pattern(1000));
+    });
+}
+
+#[test]
+fn a_shorter_state_over_a_longer_one_leaves_nothing_of_it() {
+    each_cache(|bench| {
+        bench.run(async {
+            let (state, _file) = state(&bench).await;
+            for len in [50_000, 777, 0, 30_011] {
+                save(&state, 0, &pattern(len)).await.expect("save");
+                state.finish_vmstate(len as u64).await.expect("finish");
+                assert_eq!(bench.bytes(), pattern(len), "{len} bytes");
+            }
+        });
+    });
+}
+
+#[test]
+fn as_a_disk_it_is_empty_and_refuses_the_guest() {
+    let bench = Bench::new(CacheMode::Writeback).with(&pattern(1000));
+    bench.run(async {
+        let (state, _file) = state(&bench).await;
+        assert_eq!(state.length().await, Ok(0));
+        write(&state, 0, b"guest").await.expect_err("no disk");
+        read(&state, 0, 5).await.map(drop).expect_err("no disk");
+        state.truncate(to(5)).await.expect_err("no disk");
+        state.flush().await.expect("flushes the stream");
+    });
+    assert_eq!(bench.bytes(), pattern(1000));
+
+    let alone = bench.run(async {
+        let driver = VmstateFileDriver::new(user(&bench.file().await));
+        let written = driver
+            .pwritev(DiskOffset(0), vector(b"guest"), WriteFlags::default())
+            .await;
+        let (_, read) = driver.preadv(DiskOffset(0), room(5)).await;
+        (written.map_err(|e| e.cause), read.map_err(|e| e.cause))
+    });
+    assert_eq!(alone, (Err(Cause::NotSupported), Err(Cause::NotSupported)));
+}
+
+#[test]
+fn the_area_has_the_alignments_of_the_file() {
+    each_cache(|bench| {
+        bench.run(async {
+            let (state, file) = state(&bench).await;
+            let limits = state.vmstate_limits().expect("an area");
+            assert_eq!(limits.request_alignment, file.limits().request_alignment);
+            assert_eq!(limits.memory_alignment, file.limits().memory_alignment);
+            assert_eq!(limits.cluster_size, 0);
+            assert!(state.vmstate_node().expect("an area").is_same(&state));
+        });
+    });
+}
+
+#[test]
+fn errors_are_those_of_the_save_and_not_of_the_write_below() {
+    let bench = Bench::new(CacheMode::Writeback).with(&pattern(1000));
+    bench.run(async {
+        let options = FileOptions {
+            permissions: Permissions::reader(),
+            ..FileOptions::writer(bench.workers.clone())
+        };
+        let driver = FileDriver::open(bench.path(), options).await.expect("open");
+        let file = bench.node("file", driver).await;
+        let child = file.attach("state", Permissions::reader()).expect("attach");
+        let state = bench.node("state", VmstateFileDriver::new(child)).await;
+        let error = save(&state, 17, &pattern(100))
+            .await
+            .expect_err("may not write");
+        assert_eq!(
+            (error.op, error.offset, error.len),
+            (Op::SaveVmstate, 17, 100)
+        );
+        assert!(matches!(error.cause, Cause::NoPermission { .. }), "{error}");
+        let error = state.finish_vmstate(3).await.expect_err("may not cut");
+        assert_eq!(error.op, Op::FinalizeVmstate);
+    });
+    assert_eq!(bench.bytes(), pattern(1000));
+}
