@@ -48,6 +48,8 @@ pub(crate) struct State {
     buffers: usize,
     /// The save's first failure. Set once.
     failed: Option<BlockError>,
+    /// Bytes accepted when the driver was last told the length.
+    pub(crate) told: Option<u64>,
     /// What finalize returned. Set once, by the finalize that freed everything.
     pub(crate) ended: Option<Result<u64>>,
 }

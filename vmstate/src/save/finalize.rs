@@ -33,10 +33,19 @@ impl Core {
             return Err(error);
         }
         self.land().await?;
-        let result = match self.failure() {
-            Some(error) => Err(error),
-            None => self.tell_length(node).await,
+        let result = loop {
+            if let Some(error) = self.failure() {
+                break Err(error);
+            }
+            if self.state.borrow().told == Some(self.progress.accepted()) {
+                break Ok(self.length.get());
+            }
+            self.tell_length(node)?;
+            self.land().await?;
         };
+        if result.is_ok() {
+            self.area.finalized.set(Some(self.length.get()));
+        }
         let gone = {
             let mut state = self.state.borrow_mut();
             state.ended = Some(result.clone());
@@ -89,15 +98,24 @@ impl Core {
         Ok(())
     }
 
-    async fn tell_length(&self, node: &BlockNode) -> Result<u64> {
-        let length = self.length.get();
-        match node.finish_vmstate(length).await {
-            Ok(()) => {
-                self.area.finalized.set(Some(length));
-                Ok(length)
+    /// Tells the driver the length. A task of the save like any write, in flight everywhere: were it left behind by a finalize that was
+    /// dropped, it could otherwise cut off what the next save writes.
+    fn tell_length(self: &Rc<Self>, node: &BlockNode) -> Result<()> {
+        let slot = self.slot();
+        let slot = slot.ok_or_else(|| self.error_here(Cause::NotDriven))?;
+        let flight = self.area.take_off(0..u64::MAX);
+        let (core, node) = (self.clone(), node.clone());
+        let accepted = self.progress.accepted();
+        slot.start(async move {
+            let _flight = flight;
+            match node.finish_vmstate(core.length.get()).await {
+                Ok(()) => {
+                    core.state.borrow_mut().told = Some(accepted);
+                    Ok(())
+                }
+                Err(error) => Err(core.fail(error)),
             }
-            Err(error) if error.cause == Cause::NotDriven => Err(error),
-            Err(error) => Err(self.fail(error)),
-        }
+        });
+        Ok(())
     }
 }

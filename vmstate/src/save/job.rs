@@ -198,7 +198,8 @@ impl Core {
         Ok((buffer, runs, partial))
     }
 
-    fn slot(&self) -> Option<Slot<BlockError>> {
+    /// A free worker. None while nobody drives the context.
+    pub(crate) fn slot(&self) -> Option<Slot<BlockError>> {
         self.handle.is_driven().then(|| self.pool.try_reserve())?
     }
 

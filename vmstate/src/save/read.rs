@@ -37,6 +37,8 @@ impl Core {
                 self.check()?;
             }
             let stored = self.read_stored(node, blocks.clone()).await?;
+            // A save that has failed meanwhile has let go of the bytes that belong over these.
+            self.check()?;
             let from = (at - blocks.start) as usize;
             dst.copy_from_slice(&stored[from..from + dst.len()]);
         }
