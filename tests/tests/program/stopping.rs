@@ -155,3 +155,30 @@ fn a_signal_during_a_replay_takes_its_file_and_its_child_away() {
         );
     }
 }
+
+#[test]
+fn a_signal_during_a_demo_takes_its_files_away() {
+    let folder = disk_folder();
+    let demo = command(
+        folder.path(),
+        &["demo", "--take", "64M", "--runs", "1000", "--json"],
+    )
+    .stdin(Stdio::null())
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn();
+    let mut demo = demo.expect("the program starts");
+    let mut lines = Lines::new(demo.stderr.take().expect("piped"));
+    let mut next = || lines.next_line().expect("no error");
+    // Its first steps measure the disk; then it saves, and a state of 64 MiB takes a while.
+    while !next().expect("it goes on").contains("save cached") {}
+    signal(&demo, Signal::INT);
+    let mut last = String::new();
+    while let Some(line) = next() {
+        last = line;
+    }
+    assert!(last.contains("SIGINT"), "{last}");
+    let output = demo.wait_with_output().expect("the program ends");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(names(folder.path()).is_empty());
+}

@@ -3,8 +3,9 @@ use crate::args::{DemoArgs, Engine, StepKind};
 use crate::context::Cx;
 use crate::failure::Failure;
 use crate::measure;
+use crate::progress::Steps;
 use crate::report;
-use crate::runner::{self, Patterns};
+use crate::runner::{Patterns, Runner};
 use crate::series::Series;
 use crate::target::Temporary;
 use serde_json::json;
@@ -86,6 +87,14 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
         runs,
         len: patterns.len,
     };
+    // For each run the disk's two limits, and for each way: save, verify, load; and once more a load that is checked.
+    let count = demo.ways.len() as u64;
+    let steps = u64::from(runs) * (2 + 3 * count) + count;
+    let runner = Runner {
+        cx,
+        patterns,
+        steps: Steps::new("demo", steps, args.output.json),
+    };
     let files = Files::new(&args.dir);
     for run in 0..runs {
         // There, then back again: no way always follows the same other.
@@ -93,15 +102,12 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
         for step in 0..count {
             let index = if run % 2 == 0 { step } else { count - 1 - step };
             match index.checked_sub(1) {
-                None => demo.measure_limit(cx, &files, &patterns).await?,
+                None => demo.measure_limit(&runner, &files).await?,
                 Some(way) => {
-                    demo.measure_way(cx, way, &files, &patterns, warm_bytes, run == 0)
+                    demo.measure_way(&runner, way, &files, warm_bytes, run == 0)
                         .await?;
                 }
             }
-        }
-        if runs > 1 && !args.output.json {
-            eprintln!("run {} of {runs} done", run + 1);
         }
     }
     Ok(demo)
@@ -152,26 +158,20 @@ impl Files {
 }
 
 impl Demo {
-    async fn measure_limit(
-        &mut self,
-        cx: &Cx,
-        files: &Files,
-        patterns: &Patterns,
-    ) -> Result<(), Failure> {
+    async fn measure_limit(&mut self, runner: &Runner<'_>, files: &Files) -> Result<(), Failure> {
         let (file, engine) = (files.limit.path(), &self.ways[0].engine);
-        let seconds = runner::limit(cx, StepKind::DiskWrite, file, engine, patterns).await?;
-        self.write.push_limit(patterns.bytes, seconds);
-        let seconds = runner::limit(cx, StepKind::DiskRead, file, engine, patterns).await?;
-        self.read.push_limit(patterns.bytes, seconds);
-        remove(cx, &files.limit).await
+        let seconds = runner.limit(StepKind::DiskWrite, file, engine).await?;
+        self.write.push_limit(runner.patterns.bytes, seconds);
+        let seconds = runner.limit(StepKind::DiskRead, file, engine).await?;
+        self.read.push_limit(runner.patterns.bytes, seconds);
+        remove(runner.cx, &files.limit).await
     }
 
     async fn measure_way(
         &mut self,
-        cx: &Cx,
+        runner: &Runner<'_>,
         way: usize,
         files: &Files,
-        patterns: &Patterns,
         warm_bytes: u64,
         check_load: bool,
     ) -> Result<(), Failure> {
@@ -179,17 +179,17 @@ impl Demo {
         let (state, engine) = (files.state.path(), &way.engine);
         if !engine.direct {
             // A virtual machine's host takes free memory back: let it be given before the clock starts, not in it.
-            populate(cx, files.warm.path(), warm_bytes).await?;
+            populate(runner.cx, files.warm.path(), warm_bytes).await?;
         }
-        let saved = runner::transfer(cx, StepKind::Save, state, engine, patterns).await?;
+        let saved = runner.transfer(StepKind::Save, state, engine).await?;
         way.save.push(&saved);
-        runner::step(cx, StepKind::Verify, state, engine, patterns).await?;
-        let loaded = runner::transfer(cx, StepKind::Load, state, engine, patterns).await?;
+        runner.step(StepKind::Verify, state, engine).await?;
+        let loaded = runner.transfer(StepKind::Load, state, engine).await?;
         way.load.push(&loaded);
         if check_load {
-            runner::step(cx, StepKind::CheckLoad, state, engine, patterns).await?;
+            runner.step(StepKind::CheckLoad, state, engine).await?;
         }
-        remove(cx, &files.state).await
+        remove(runner.cx, &files.state).await
     }
 
     fn print(&self, args: &DemoArgs) {

@@ -1,20 +1,27 @@
-//! Content that was made before the clock starts, read piece by piece.
+//! Content that was made before the clock starts, and is there when its piece's turn comes.
 //!
-//! It lies in a file in memory (sparse, of the state's shape), so that it is never part of the process that is measured. Small pieces come
-//! from a few windows, as a mapped-ram stream goes up in two places at once.
+//! It lies in a file in memory (sparse, of the state's shape), so that it is never part of the process that is measured. A thread reads a few
+//! batches of pieces ahead: where a machine's memory would simply be there, the context must not spend its time on fetching it.
 use crate::content::Content;
-use crate::trace::Piece;
+use crate::failure::Failure;
+use crate::stdio::lost;
+use crate::trace::{Piece, Trace};
+use aio_task::edge::Arc;
+use aio_task::{Job, WorkerPool};
 use rustix::fs::{MemfdFlags, memfd_create};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-/// Bytes of a window, and how many there are.
-const WINDOW: u64 = 256 << 10;
-const WINDOWS: usize = 4;
+/// A batch ends with the piece that makes it this long in bytes, or with this many pieces.
+const BATCH_BYTES: u64 = 1 << 20;
+const BATCH_PIECES: usize = 4096;
 
-/// Pieces from this size on are read by themselves.
-const LARGE: u64 = 64 << 10;
+/// Batches that are read ahead of the one in use.
+const AHEAD: usize = 2;
 
 /// Makes the file: `content` in the ranges `covered`, holes between them.
 pub(crate) fn make(content: Content, covered: &[Piece]) -> io::Result<File> {
@@ -32,135 +39,164 @@ pub(crate) fn make(content: Content, covered: &[Piece]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads pieces of such a file.
+/// Reads the pieces of a trace from such a file, in the order of the trace.
 pub(crate) struct Pieces {
-    file: File,
-    windows: Vec<Window>,
-    /// Counts uses of windows, for [`Window::used`].
-    clock: u64,
-    /// A piece that no window holds whole.
-    scratch: Vec<u8>,
+    trace: Arc<Trace>,
+    file: Arc<File>,
+    reader: WorkerPool,
+    /// The first piece that no job was started for.
+    next: usize,
+    /// Pieces that are being read, in the order of the trace.
+    ahead: VecDeque<(Range<usize>, Job<Read>)>,
 }
 
-struct Window {
-    /// A multiple of [`WINDOW`].
-    start: u64,
-    /// Shorter than [`WINDOW`] at the end of the file.
+/// The bytes of some pieces, or why they could not be read.
+type Read = (Vec<u8>, io::Result<()>);
+
+/// Some pieces that follow one another in the trace, and their bytes.
+pub(crate) struct Batch {
+    trace: Arc<Trace>,
+    pieces: Range<usize>,
+    /// Those of all pieces, one behind the other.
     bytes: Vec<u8>,
-    /// When it was used last.
-    used: u64,
 }
 
 impl Pieces {
-    pub(crate) fn new(file: File) -> Self {
-        Self {
-            file,
-            windows: Vec::new(),
-            clock: 0,
-            scratch: Vec::new(),
-        }
-    }
-
-    /// The bytes of `piece`.
-    pub(crate) fn get(&mut self, piece: Piece) -> io::Result<&[u8]> {
-        let start = piece.at / WINDOW * WINDOW;
-        if piece.len < LARGE && piece.end() <= start + WINDOW {
-            let window = self.window(start)?;
-            let from = (piece.at - start) as usize;
-            let bytes = window.bytes.get(from..from + piece.len as usize);
-            return bytes.ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
-        }
-        self.scratch.resize(piece.len as usize, 0);
-        self.file.read_exact_at(&mut self.scratch, piece.at)?;
-        Ok(&self.scratch)
-    }
-
-    /// The window at `start`; it takes the place of the one that was not used for the longest time.
-    fn window(&mut self, start: u64) -> io::Result<&Window> {
-        self.clock += 1;
-        let found = self.windows.iter().position(|w| w.start == start);
-        let index = match found {
-            Some(index) => index,
-            None => {
-                if self.windows.len() < WINDOWS {
-                    self.windows.push(Window {
-                        start,
-                        bytes: Vec::new(),
-                        used: 0,
-                    });
-                }
-                let oldest = self.windows.iter().enumerate().min_by_key(|(_, w)| w.used);
-                let index = oldest.map_or(0, |(index, _)| index);
-                let window = &mut self.windows[index];
-                // Not found under its old place if the read fails.
-                window.start = u64::MAX;
-                window.bytes.resize(WINDOW as usize, 0);
-                let read = read_up_to(&self.file, start, &mut window.bytes)?;
-                window.bytes.truncate(read);
-                window.start = start;
-                index
-            }
+    /// Starts to read.
+    pub(crate) fn new(file: File, trace: Trace) -> Self {
+        let mut pieces = Self {
+            trace: Arc::new(trace),
+            file: Arc::new(file),
+            reader: WorkerPool::new(NonZeroUsize::MIN),
+            next: 0,
+            ahead: VecDeque::new(),
         };
-        let window = &mut self.windows[index];
-        window.used = self.clock;
-        Ok(window)
+        for _ in 0..AHEAD {
+            pieces.start(Vec::new());
+        }
+        pieces
+    }
+
+    /// The next batch; `None` at the end of the trace. `used` is the one before it, whose memory is used again.
+    pub(crate) async fn next(&mut self, used: Option<Batch>) -> Result<Option<Batch>, Failure> {
+        self.start(used.map(|batch| batch.bytes).unwrap_or_default());
+        let Some((pieces, job)) = self.ahead.pop_front() else {
+            return Ok(None);
+        };
+        let (bytes, result) = job.await.map_err(|e| lost("stdin", &e))?;
+        result.map_err(|e| {
+            let piece = &self.trace.pieces[pieces.start];
+            Failure::io("stdin", "read content", &e).at(piece.at, piece.len)
+        })?;
+        let trace = self.trace.clone();
+        Ok(Some(Batch {
+            trace,
+            pieces,
+            bytes,
+        }))
+    }
+
+    /// Has the next batch read into `memory`, if there is one.
+    fn start(&mut self, mut memory: Vec<u8>) {
+        let first = self.next;
+        let mut len = 0;
+        while let Some(piece) = self.trace.pieces.get(self.next)
+            && len < BATCH_BYTES
+            && self.next - first < BATCH_PIECES
+        {
+            len += piece.len;
+            self.next += 1;
+        }
+        let pieces = first..self.next;
+        if pieces.is_empty() {
+            return;
+        }
+        let (trace, file, range) = (self.trace.clone(), self.file.clone(), pieces.clone());
+        let job = self.reader.run(move || {
+            memory.resize(len as usize, 0);
+            let result = read(&file, &trace.pieces[range], &mut memory);
+            (memory, result)
+        });
+        self.ahead.push_back((pieces, job));
     }
 }
 
-fn read_up_to(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while done < bytes.len() {
-        match file.read_at(&mut bytes[done..], at + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+impl Batch {
+    /// The pieces with their bytes.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Piece, &[u8])> {
+        let mut rest = self.bytes.as_slice();
+        self.trace.pieces[self.pieces.clone()]
+            .iter()
+            .map(move |piece| {
+                let (bytes, behind) = rest.split_at(piece.len as usize);
+                rest = behind;
+                (*piece, bytes)
+            })
     }
-    Ok(done)
+}
+
+/// Reads all `pieces`, those that touch each other at once.
+fn read(file: &File, mut pieces: &[Piece], mut memory: &mut [u8]) -> io::Result<()> {
+    while let Some(first) = pieces.first() {
+        let touching = pieces
+            .windows(2)
+            .take_while(|pair| pair[0].end() == pair[1].at);
+        let (run, rest) = pieces.split_at(1 + touching.count());
+        let len: u64 = run.iter().map(|piece| piece.len).sum();
+        let (now, later) = memory.split_at_mut(len as usize);
+        file.read_exact_at(now, first.at)?;
+        (pieces, memory) = (rest, later);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aio_task::AioContext;
 
     #[test]
-    fn each_piece_is_the_content_at_its_place_in_whatever_order() {
+    fn each_piece_comes_in_its_turn_with_the_content_of_its_place() {
         let content = Content { seed: 5 };
-        let covered = [
-            Piece {
-                at: 0,
-                len: 1_000_000,
-            },
-            Piece {
-                at: 3_000_000,
-                len: 700_001,
-            },
-        ];
-        let mut pieces = Pieces::new(make(content, &covered).unwrap());
-        let mut bytes = vec![0; 1 << 20];
-        for step in 0..400u64 {
-            // Two ascending streams, and every now and then a large piece.
-            let at = if step % 2 == 0 {
-                step * 2_000
-            } else {
-                3_000_000 + step * 1_700
-            };
-            let len = if step % 7 == 0 { 100_000 } else { 1 + step * 5 };
-            let range = covered[(step % 2) as usize];
-            let piece = Piece {
-                at,
-                len: len.min(range.end() - at),
-            };
-            let expected = &mut bytes[..piece.len as usize];
-            content.fill(piece.at, expected);
-            assert_eq!(pieces.get(piece).unwrap(), expected);
+        // Two ascending streams with gaps, a piece longer than a batch, and more short ones than a batch takes.
+        let mut pieces = vec![Piece {
+            at: 9_000_000,
+            len: 3 << 20,
+        }];
+        for n in 0..6_000u64 {
+            let at = n * 17 + n / 100 * 50;
+            pieces.push(Piece { at, len: 17 });
+            pieces.extend((n % 9 == 0).then_some(Piece {
+                at: 4_000_000 + n * 300,
+                len: 2_700,
+            }));
         }
-        assert!(pieces.windows.len() <= WINDOWS);
-        let behind = Piece {
-            at: 3_700_000,
-            len: 2,
-        };
-        assert!(pieces.get(behind).is_err(), "the content ends there");
+        let trace = Trace { pieces };
+        let expected = trace.pieces.clone();
+        let file = make(content, &trace.covered()).unwrap();
+        let mut reader = Pieces::new(file, trace);
+        let context = AioContext::new().unwrap();
+        let found = context.block_on(async {
+            let (mut found, mut used) = (Vec::new(), None);
+            while let Some(batch) = reader.next(used).await.unwrap() {
+                for (piece, bytes) in batch.iter() {
+                    assert_eq!(content.mismatch(piece.at, bytes), None);
+                    assert_eq!(bytes.len() as u64, piece.len);
+                    found.push(piece);
+                }
+                used = Some(batch);
+            }
+            found
+        });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn content_that_ends_too_early_is_an_error() {
+        let pieces = vec![Piece { at: 0, len: 100 }];
+        let file = make(Content { seed: 5 }, &[Piece { at: 0, len: 99 }]).unwrap();
+        let mut reader = Pieces::new(file, Trace { pieces });
+        let context = AioContext::new().unwrap();
+        assert!(context.block_on(reader.next(None)).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! How far a command is: a bar where stderr is a terminal, lines of JSON with `--json`, else nothing.
+//! How far a command is: a bar where stderr is a terminal, lines of JSON on it with `--json`, else nothing.
 use aio_task::AioHandle;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -70,6 +70,58 @@ impl Drop for Progress {
     }
 }
 
+/// The steps of a replay or demo.
+pub(crate) struct Steps {
+    total: u64,
+    begun: Cell<u64>,
+    show: Show,
+}
+
+impl Steps {
+    pub(crate) fn new(label: &'static str, total: u64, json: bool) -> Self {
+        let show = match json {
+            true => Show::Json,
+            false if std::io::stderr().is_terminal() => Show::Bar(styled(
+                ProgressBar::new(total),
+                "{prefix} {wide_bar} {pos}/{len} {msg:32}",
+                label,
+            )),
+            false => Show::Nothing,
+        };
+        Self {
+            total,
+            begun: Cell::new(0),
+            show,
+        }
+    }
+
+    /// The next step begins; `what` it does.
+    pub(crate) fn begin(&self, what: &str) {
+        let number = self.begun.get();
+        self.begun.set(number + 1);
+        match &self.show {
+            Show::Bar(bar) => {
+                bar.set_message(what.to_owned());
+                bar.set_position(number);
+            }
+            Show::Json => {
+                let total = self.total;
+                let step = json!({"step": number + 1, "steps": total, "what": what});
+                eprintln!("{}", json!({"progress": step}));
+            }
+            Show::Nothing => {}
+        }
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        if let Show::Bar(bar) = &self.show {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 fn bar(label: &'static str, total: Option<u64>) -> ProgressBar {
     let (bar, template) = match total {
         Some(total) => (
@@ -81,6 +133,10 @@ fn bar(label: &'static str, total: Option<u64>) -> ProgressBar {
             "{prefix} {spinner} {bytes} {bytes_per_sec}",
         ),
     };
+    styled(bar, template, label)
+}
+
+fn styled(bar: ProgressBar, template: &str, label: &'static str) -> ProgressBar {
     bar.set_draw_target(ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);

@@ -2,8 +2,9 @@
 use crate::args::{ReplayArgs, StepKind};
 use crate::context::Cx;
 use crate::failure::Failure;
+use crate::progress::Steps;
 use crate::report;
-use crate::runner::{self, Patterns};
+use crate::runner::{Patterns, Runner};
 use crate::series::Series;
 use crate::target::{Target, Temporary};
 use serde_json::{Value, json};
@@ -37,6 +38,11 @@ struct Results {
 async fn replay(cx: &Cx, args: &ReplayArgs, target: &Target) -> Result<Results, Failure> {
     let (loads, take) = (args.load_trace.as_deref(), args.take);
     let patterns = Patterns::prepare(cx, &args.trace, loads, args.seed, take).await?;
+    let runner = Runner {
+        cx,
+        patterns,
+        steps: Steps::new("replay", steps(args), args.output.json),
+    };
     let way = match args.engine.unbuffered {
         true => "unbuffered",
         false => "buffered",
@@ -48,44 +54,52 @@ async fn replay(cx: &Cx, args: &ReplayArgs, target: &Target) -> Result<Results, 
             .limit
             .then(|| (Series::new("disk write"), Series::new("disk read"))),
         past_end: Value::Null,
-        len: patterns.len,
+        len: runner.patterns.len,
     };
     let state = target.temporary();
     for run in 0..args.runs.get() {
         // A B, B A, ...: neither of the two always finds the disk as the other left it.
         let limit_first = run % 2 == 0;
         if limit_first {
-            measure_limit(cx, args, &patterns, &mut results, state).await?;
+            measure_limit(&runner, args, &mut results, state).await?;
         }
         if run > 0 {
             remove(state)?;
         }
-        let saved = runner::transfer(cx, StepKind::Save, state, &args.engine, &patterns).await?;
+        let saved = runner.transfer(StepKind::Save, state, &args.engine).await?;
         results.saves.push(&saved);
-        runner::step(cx, StepKind::Verify, state, &args.engine, &patterns).await?;
+        runner.step(StepKind::Verify, state, &args.engine).await?;
         if let Some(series) = &mut results.loads {
-            let value = runner::step(cx, StepKind::Load, state, &args.engine, &patterns).await?;
+            let value = runner.step(StepKind::Load, state, &args.engine).await?;
             results.past_end = value["past_end"].clone();
             if let Some(loaded) = report::Transfer::from_json(&value) {
                 series.push(&loaded);
             }
             if run == 0 {
                 // Once, and outside of the clock: each byte that a load returns.
-                runner::step(cx, StepKind::CheckLoad, state, &args.engine, &patterns).await?;
+                runner
+                    .step(StepKind::CheckLoad, state, &args.engine)
+                    .await?;
             }
         }
         if !limit_first {
-            measure_limit(cx, args, &patterns, &mut results, state).await?;
+            measure_limit(&runner, args, &mut results, state).await?;
         }
     }
     Ok(results)
 }
 
+/// How many steps [`replay`] takes.
+fn steps(args: &ReplayArgs) -> u64 {
+    let loads = u64::from(args.load_trace.is_some());
+    let each = 2 + loads + 2 * u64::from(args.limit);
+    u64::from(args.runs.get()) * each + loads
+}
+
 /// Writes and reads as many bytes as the state has, in a file beside it.
 async fn measure_limit(
-    cx: &Cx,
+    runner: &Runner<'_>,
     args: &ReplayArgs,
-    patterns: &Patterns,
     results: &mut Results,
     state: &Path,
 ) -> Result<(), Failure> {
@@ -94,10 +108,14 @@ async fn measure_limit(
     };
     let file = Temporary::new(state.with_extension("limit.tmp"));
     let engine = &args.engine;
-    let seconds = runner::limit(cx, StepKind::DiskWrite, file.path(), engine, patterns).await?;
-    write.push_limit(patterns.bytes, seconds);
-    let seconds = runner::limit(cx, StepKind::DiskRead, file.path(), engine, patterns).await?;
-    read.push_limit(patterns.bytes, seconds);
+    let seconds = runner
+        .limit(StepKind::DiskWrite, file.path(), engine)
+        .await?;
+    write.push_limit(runner.patterns.bytes, seconds);
+    let seconds = runner
+        .limit(StepKind::DiskRead, file.path(), engine)
+        .await?;
+    read.push_limit(runner.patterns.bytes, seconds);
     Ok(())
 }
 

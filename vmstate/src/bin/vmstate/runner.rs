@@ -5,12 +5,14 @@ use crate::context::Cx;
 use crate::failure::Failure;
 use crate::measure;
 use crate::pieces;
+use crate::progress::Steps;
 use crate::report::Transfer;
 use crate::trace::{Piece, Trace};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -74,64 +76,76 @@ fn room_in_memory(trace: &Path, covered: &[Piece]) -> Result<(), Failure> {
     }
 }
 
-/// Performs `kind` on `file` in a child. Dropping the future kills the child and waits until it is gone.
-pub(crate) async fn step(
-    cx: &Cx,
-    kind: StepKind,
-    file: &Path,
-    engine: &Engine,
-    patterns: &Patterns,
-) -> Result<Value, Failure> {
-    let failed = |error: &std::io::Error| Failure::io("vmstate", "start a child process", error);
-    let program = std::env::current_exe().map_err(|e| failed(&e))?;
-    let mut command = Command::new(program);
-    command.arg("step").arg(name(kind));
-    command.arg("--trace").arg(&patterns.trace);
-    if let Some(path) = &patterns.load_trace {
-        command.arg("--load-trace").arg(path);
-    }
-    if let Some(bytes) = patterns.take {
-        command.arg(format!("--take={bytes}"));
-    }
-    command.arg(format!("--seed={}", patterns.seed));
-    command.arg(format!("--bytes={}", patterns.bytes));
-    command.args(engine.to_args()).arg("--").arg(file);
-    command.stdin(match kind {
-        StepKind::Save => Stdio::from(patterns.content.try_clone().map_err(|e| failed(&e))?),
-        _ => Stdio::null(),
-    });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    // On this thread: the child dies with the thread that started it.
-    let child = command.spawn().map_err(|e| failed(&e))?;
-    let mut running = Running::new(&child);
-    let output = cx.blocking(move || child.wait_with_output()).await?;
-    running.child = None;
-    result(&output.map_err(|e| failed(&e))?)
+/// Runs the steps of one command.
+pub(crate) struct Runner<'a> {
+    pub(crate) cx: &'a Cx,
+    pub(crate) patterns: Patterns,
+    pub(crate) steps: Steps,
 }
 
-/// [`step`] of a save or load.
-pub(crate) async fn transfer(
-    cx: &Cx,
-    kind: StepKind,
-    file: &Path,
-    engine: &Engine,
-    patterns: &Patterns,
-) -> Result<Transfer, Failure> {
-    let value = step(cx, kind, file, engine, patterns).await?;
-    Transfer::from_json(&value).ok_or_else(|| unreadable(&value.to_string()))
-}
+impl Runner<'_> {
+    /// Performs `kind` on `file` in a child. Dropping the future kills the child and waits until it is gone.
+    pub(crate) async fn step(
+        &self,
+        kind: StepKind,
+        file: &Path,
+        engine: &Engine,
+    ) -> Result<Value, Failure> {
+        self.steps.begin(&what(kind, engine));
+        let failed = |error: io::Error| Failure::io("vmstate", "start a child process", &error);
+        let mut command = self.command(kind, file, engine).map_err(failed)?;
+        // On this thread: the child dies with the thread that started it.
+        let child = command.spawn().map_err(failed)?;
+        let mut running = Running::new(&child);
+        let output = self.cx.blocking(move || child.wait_with_output()).await?;
+        running.child = None;
+        result(&output.map_err(failed)?)
+    }
 
-/// [`step`] of the disk's limit; seconds.
-pub(crate) async fn limit(
-    cx: &Cx,
-    kind: StepKind,
-    file: &Path,
-    engine: &Engine,
-    patterns: &Patterns,
-) -> Result<f64, Failure> {
-    let value = step(cx, kind, file, engine, patterns).await?;
-    let seconds = value.get("seconds").and_then(Value::as_f64);
-    seconds.ok_or_else(|| unreadable(&value.to_string()))
+    /// [`Runner::step`] of a save or load.
+    pub(crate) async fn transfer(
+        &self,
+        kind: StepKind,
+        file: &Path,
+        engine: &Engine,
+    ) -> Result<Transfer, Failure> {
+        let value = self.step(kind, file, engine).await?;
+        Transfer::from_json(&value).ok_or_else(|| unreadable(&value.to_string()))
+    }
+
+    /// [`Runner::step`] of the disk's limit; seconds.
+    pub(crate) async fn limit(
+        &self,
+        kind: StepKind,
+        file: &Path,
+        engine: &Engine,
+    ) -> Result<f64, Failure> {
+        let value = self.step(kind, file, engine).await?;
+        let seconds = value.get("seconds").and_then(Value::as_f64);
+        seconds.ok_or_else(|| unreadable(&value.to_string()))
+    }
+
+    fn command(&self, kind: StepKind, file: &Path, engine: &Engine) -> io::Result<Command> {
+        let patterns = &self.patterns;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("step").arg(name(kind));
+        command.arg("--trace").arg(&patterns.trace);
+        if let Some(path) = &patterns.load_trace {
+            command.arg("--load-trace").arg(path);
+        }
+        if let Some(bytes) = patterns.take {
+            command.arg(format!("--take={bytes}"));
+        }
+        command.arg(format!("--seed={}", patterns.seed));
+        command.arg(format!("--bytes={}", patterns.bytes));
+        command.args(engine.to_args()).arg("--").arg(file);
+        command.stdin(match kind {
+            StepKind::Save => Stdio::from(patterns.content.try_clone()?),
+            _ => Stdio::null(),
+        });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command)
+    }
 }
 
 /// A child that may have to be killed.
@@ -182,6 +196,24 @@ fn result(output: &Output) -> Result<Value, Failure> {
 
 fn unreadable(text: &str) -> Failure {
     Failure::new("vmstate", "run a child process", text.trim())
+}
+
+/// For people.
+fn what(kind: StepKind, engine: &Engine) -> String {
+    let cache = if engine.direct { "O_DIRECT" } else { "cached" };
+    let way = if engine.unbuffered {
+        "unbuffered"
+    } else {
+        "buffered"
+    };
+    match kind {
+        StepKind::Save => format!("save {cache} {way}"),
+        StepKind::Load => format!("load {cache} {way}"),
+        StepKind::CheckLoad => format!("check load {cache} {way}"),
+        StepKind::Verify => "verify".to_owned(),
+        StepKind::DiskWrite => "disk limit, write".to_owned(),
+        StepKind::DiskRead => "disk limit, read".to_owned(),
+    }
 }
 
 fn name(kind: StepKind) -> &'static str {

@@ -80,30 +80,27 @@ async fn save(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
         .as_fd()
         .try_clone_to_owned()
         .map_err(|e| Failure::io("stdin", "duplicate", &e))?;
-    let mut pieces = Pieces::new(File::from(content));
+    let (bytes, calls) = (trace.bytes(), trace.pieces.len() as u64);
+    let mut pieces = Pieces::new(File::from(content), trace);
     let failed = |error| Failure::block(args.file.display(), &error);
     let graph = Graph::open(cx, &args.file, &args.file, &args.engine, Purpose::Create).await?;
     let (start, cpu) = (Instant::now(), measure::cpu_seconds());
     let mut sink = Sink::begin(&graph.state, &args.engine).map_err(failed)?;
-    for piece in &trace.pieces {
-        let bytes = pieces
-            .get(*piece)
-            .map_err(|e| Failure::io("stdin", "read content", &e).at(piece.at, piece.len))?;
-        sink.write(piece.at, bytes).await.map_err(failed)?;
+    let mut used = None;
+    while let Some(batch) = pieces.next(used).await? {
+        for (piece, bytes) in batch.iter() {
+            sink.write(piece.at, bytes).await.map_err(failed)?;
+        }
+        used = Some(batch);
     }
-    let bytes = sink.finish().await.map_err(failed)?;
+    let len = sink.finish().await.map_err(failed)?;
     graph.flush().await?;
     let (seconds, cpu) = (start.elapsed(), measure::cpu_seconds() - cpu);
     graph.close().await?;
-    let mut result = Transfer::new(
-        &graph,
-        trace.bytes(),
-        trace.pieces.len() as u64,
-        seconds.as_secs_f64(),
-    );
+    let mut result = Transfer::new(&graph, bytes, calls, seconds.as_secs_f64());
     result.cpu_seconds = cpu;
     let mut value = result.json();
-    value["length"] = json!(bytes);
+    value["length"] = json!(len);
     Ok(value)
 }
 
