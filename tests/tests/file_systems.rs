@@ -187,6 +187,16 @@ fn a_block_device_keeps_its_length() {
             let mut expected = vec![7; 7000];
             expected[1000..6000].fill(8);
             assert_eq!(bytes, expected);
+            let (at, flags) = (DiskOffset(1100), ZeroFlags::default());
+            node.pwrite_zeroes(at, 1501, flags)
+                .await
+                .expect("a part of a block");
+            node.pread(DiskOffset(0), &mut bytes).await.expect("read");
+            expected[1100..2601].fill(0);
+            assert_eq!(bytes, expected);
+            node.pdiscard(DiskOffset(100), 1000)
+                .await
+                .expect("a part of a block");
             let last = node
                 .pwrite(DiskOffset((4 << 20) - 1), &[9; 2], WriteFlags::default())
                 .await;
@@ -204,7 +214,7 @@ fn a_block_device_keeps_its_length() {
                     .await
                     .expect_err("a device has the length that it has");
             }
-            node.pwrite(DiskOffset(1000), &[7; 5000], WriteFlags::default())
+            node.pwrite(DiskOffset(0), &[7; 7000], WriteFlags::default())
                 .await
                 .expect("write");
             node.flush().await.expect("flush");

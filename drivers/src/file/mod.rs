@@ -34,7 +34,7 @@ use aio_task::edge::Arc;
 use aio_task::{JobError, WorkerPool};
 use block_core::{
     BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, DiskOffset, Errno, IoVector, Op,
-    Perms, RangeLimits, ReadVector, Result, Truncate, WriteFlags, ZeroFlags,
+    Perms, Preallocation, RangeLimits, ReadVector, Result, Truncate, WriteFlags, ZeroFlags,
 };
 use opened::Opened;
 use std::cell::{Cell, RefCell};
@@ -57,6 +57,9 @@ pub struct FileDriver {
     zeroes_refused: Cell<bool>,
     /// The same of discard.
     discard_refused: Cell<bool>,
+    /// A sync of cached bytes has failed. Set once: the kernel tells it once, and takes the lost pages for clean from then on. QEMU's
+    /// `page_cache_inconsistent`.
+    sync_failed: Cell<Option<Errno>>,
     facts: Facts,
 }
 
@@ -64,6 +67,7 @@ pub struct FileDriver {
 #[derive(Clone, Copy)]
 struct Facts {
     direct: DirectIo,
+    range_alignment: u32,
     locked: bool,
     read_only: bool,
     kind: FileKind,
@@ -156,6 +160,7 @@ impl FileDriver {
         };
         let facts = Facts {
             direct: opened.direct,
+            range_alignment: opened.range_alignment,
             locked: opened.locked,
             read_only: opened.read_only,
             kind: opened.kind,
@@ -166,6 +171,7 @@ impl FileDriver {
             workers,
             zeroes_refused: Cell::new(false),
             discard_refused: Cell::new(false),
+            sync_failed: Cell::new(None),
             facts,
         })
     }
@@ -197,6 +203,27 @@ impl FileDriver {
         result.map_err(|cause| BlockError::new(op, at, len, cause))
     }
 
+    /// Makes all finished writes stable. A failure sticks, unless there is no page cache between us and the disk.
+    async fn sync(&self, op: (Op, u64, u64)) -> Result<()> {
+        if let Some(errno) = self.sync_failed.get() {
+            return Err(BlockError::new(op.0, op.1, op.2, Cause::Os(errno)));
+        }
+        let result = self.call(op, Opened::sync).await;
+        self.note_sync(&result);
+        result
+    }
+
+    fn note_sync(&self, result: &Result<()>) {
+        if let Err(BlockError {
+            cause: Cause::Os(errno),
+            ..
+        }) = result
+            && !matches!(self.facts.direct, DirectIo::Direct { .. })
+        {
+            self.sync_failed.set(Some(*errno));
+        }
+    }
+
     /// Refuses a change of the content or, with [`Perms::RESIZE`], of the length.
     fn may(&self, permission: Perms, op: (Op, u64, u64)) -> Result<()> {
         let cause = if self.facts.read_only {
@@ -223,7 +250,7 @@ impl BlockDriver for FileDriver {
     fn limits(&self) -> BlockLimits {
         let request_alignment = self.facts.direct.request_alignment();
         let range = RangeLimits {
-            alignment: request_alignment,
+            alignment: self.facts.range_alignment,
             max: None,
         };
         BlockLimits {
@@ -277,20 +304,25 @@ impl BlockDriver for FileDriver {
     async fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> Result<()> {
         let op = (Op::Write, at.0, src.len());
         self.may(Perms::WRITE, op)?;
-        self.call(op, move |file| {
+        let write = self.call(op, move |file| {
             let result = transfer::write(file, at.0, &src, flags.fua);
             // Before the result is told: the caller may then use the memory again.
             drop(src);
             result
-        })
-        .await
+        });
+        let sync_after = write.await?;
+        if sync_after {
+            self.sync(op).await
+        } else {
+            Ok(())
+        }
     }
 
     async fn flush(&self) -> Result<()> {
         if self.facts.read_only {
             return Ok(());
         }
-        self.call((Op::Flush, 0, 0), Opened::sync).await
+        self.sync((Op::Flush, 0, 0)).await
     }
 
     async fn pwrite_zeroes(&self, at: DiskOffset, len: u64, flags: ZeroFlags) -> Result<()> {
@@ -299,11 +331,15 @@ impl BlockDriver for FileDriver {
         if self.zeroes_refused.get() {
             return Err(BlockError::new(op.0, op.1, op.2, Cause::NotSupported));
         }
-        let result = self
-            .call(op, move |file| range::write_zeroes(file, at.0, len, flags))
-            .await;
+        let job = move |file: &Opened| range::write_zeroes(file, at.0, len, flags.may_unmap);
+        let result = self.call(op, job).await;
         remember_refusal(&self.zeroes_refused, &result);
-        result
+        result?;
+        if flags.fua {
+            self.sync(op).await
+        } else {
+            Ok(())
+        }
     }
 
     async fn pdiscard(&self, at: DiskOffset, len: u64) -> Result<()> {
@@ -328,7 +364,20 @@ impl BlockDriver for FileDriver {
     async fn truncate(&self, to: Truncate) -> Result<()> {
         let op = (Op::Truncate, to.len, 0);
         self.may(Perms::RESIZE, op)?;
-        self.call(op, move |file| range::truncate(file, to)).await
+        let result = self.call(op, move |file| range::truncate(file, to)).await;
+        // Of the errors of full preallocation, this one may have been that of its sync.
+        if to.preallocation == Preallocation::Full
+            && matches!(
+                &result,
+                Err(BlockError {
+                    cause: Cause::Os(Errno::IO),
+                    ..
+                })
+            )
+        {
+            self.note_sync(&result);
+        }
+        result
     }
 
     async fn close(&self) -> Result<()> {

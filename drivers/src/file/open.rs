@@ -96,11 +96,19 @@ fn open_fd(path: &Path, options: &FileOptions) -> Result<File, OpenError> {
     let flags = access | create | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     loop {
         match rustix::fs::open(path, flags, Mode::from_raw_mode(options.mode)) {
-            Ok(fd) => return Ok(File::from(fd)),
+            Ok(fd) => return blocking(File::from(fd), path),
             Err(rustix::io::Errno::INTR) => (),
             Err(errno) => return Err(failed(path, OpenStep::Open, errno)),
         }
     }
+}
+
+/// Takes O_NONBLOCK off again: it means nothing to a file's reads and writes today, and need not stay for the day when it does.
+fn blocking(file: File, path: &Path) -> Result<File, OpenError> {
+    let flags = rustix::fs::fcntl_getfl(&file).map_err(|e| failed(path, OpenStep::Open, e))?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)
+        .map_err(|e| failed(path, OpenStep::Open, e))?;
+    Ok(file)
 }
 
 /// The rest of step 2, and steps 3 to 5.
@@ -122,6 +130,7 @@ fn set_up(
         locked,
         direct: DirectIo::Off,
         alignment: 1,
+        range_alignment: 1,
     };
     if options.create == Create::Truncate {
         opened.set_size(0).map_err(|cause| match cause {
@@ -135,6 +144,11 @@ fn set_up(
                 cause,
             },
         })?;
+    }
+    if kind == FileKind::BlockDevice {
+        // Devices refuse to punch or zero a part of a block, where files zero it.
+        let block = rustix::fs::ioctl_blksszget(&opened.file);
+        opened.range_alignment = block.map_err(|e| failed(path, OpenStep::Probe, e))?;
     }
     if options.cache.direct() {
         go_direct(&mut opened, path)?;
@@ -176,6 +190,7 @@ fn go_direct(opened: &mut Opened, path: &Path) -> Result<(), OpenError> {
     opened.direct =
         direct::probe(opened, resizable).map_err(|errno| failed(path, OpenStep::Probe, errno))?;
     opened.alignment = opened.direct.request_alignment();
+    opened.range_alignment = opened.range_alignment.max(opened.alignment);
     Ok(())
 }
 

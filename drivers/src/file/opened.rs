@@ -23,6 +23,8 @@ pub(super) struct Opened {
     pub(super) direct: DirectIo,
     /// What offsets and lengths are multiples of; 1 unless `direct` demands more.
     pub(super) alignment: u32,
+    /// What ranges to zero or discard should be multiples of.
+    pub(super) range_alignment: u32,
 }
 
 impl Opened {

@@ -4,7 +4,7 @@ use super::error::FileKind;
 use super::opened::Opened;
 use super::transfer;
 use block_core::{
-    BlockStatus, Cause, DiskOffset, IoBuf, IoVector, Preallocation, SharedBuf, Truncate, ZeroFlags,
+    BlockStatus, Cause, DiskOffset, IoBuf, IoVector, Preallocation, SharedBuf, Truncate,
 };
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
@@ -16,27 +16,20 @@ const ZEROES: u64 = 1 << 20;
 /// Zeroes without data; QEMU's `handle_aiocb_write_zeroes` and `_unmap`.
 ///
 /// [`Cause::NotSupported`] if the file system can do none of it; then nothing has changed that the caller will not write anyway.
-pub(super) fn write_zeroes(
-    file: &Opened,
-    at: u64,
-    len: u64,
-    flags: ZeroFlags,
-) -> Result<(), Cause> {
+pub(super) fn write_zeroes(file: &Opened, at: u64, len: u64, may_unmap: bool) -> Result<(), Cause> {
     check_range(at, len)?;
     if len == 0 {
         return Ok(());
     }
-    let zeroed = if flags.may_unmap {
+    let zeroed = if may_unmap {
         punch_zeroes(file, at, len)
     } else {
         Err(Cause::NotSupported)
     };
-    let zeroed = match zeroed {
+    match zeroed {
         Err(Cause::NotSupported) => allocated_zeroes(file, at, len),
         result => result,
-    };
-    zeroed?;
-    if flags.fua { file.sync() } else { Ok(()) }
+    }
 }
 
 /// Zeroes by making holes. A hole behind the end does not move the end, so that part is done the other way.

@@ -40,8 +40,8 @@ pub(super) fn read(file: &Opened, at: u64, dst: &mut ReadVector) -> Result<(), C
     Ok(())
 }
 
-/// Writes `src` at `at`. With `dsync` the data is stable when this returns.
-pub(super) fn write(file: &Opened, at: u64, src: &IoVector, dsync: bool) -> Result<(), Cause> {
+/// Writes `src` at `at`. With `dsync` the data is stable when this returns, unless it says that a sync is still to be done.
+pub(super) fn write(file: &Opened, at: u64, src: &IoVector, dsync: bool) -> Result<bool, Cause> {
     let mut progress = Progress::new(at, src.len(), file.alignment)?;
     let mut sync_after = false;
     while let Some(position) = progress.position() {
@@ -53,7 +53,7 @@ pub(super) fn write(file: &Opened, at: u64, src: &IoVector, dsync: bool) -> Resu
         };
         match result {
             Err(Errno::INTR) => (),
-            // No such flag here: write, and sync at the end.
+            // No such flag here: all of it must be synced at the end.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) if dsync && !sync_after => sync_after = true,
             Err(errno) => return Err(os(errno)),
             Ok(moved) if progress.advance(moved) => (),
@@ -64,7 +64,7 @@ pub(super) fn write(file: &Opened, at: u64, src: &IoVector, dsync: bool) -> Resu
             }
         }
     }
-    if sync_after { file.sync() } else { Ok(()) }
+    Ok(sync_after)
 }
 
 /// How far a request has come.

@@ -175,7 +175,7 @@ fn an_error_of_any_call_names_the_whole_request() {
             file.truncate(to).await,
             fails(Op::Truncate, 1 << 40, 0, Raw::FBIG)
         );
-        // None of them sticks.
+        // None of these sticks, but that of the sync (see below).
         assert_eq!(read(&file, 50, 50).await.expect("read"), pattern(100)[50..]);
     });
 }
@@ -237,6 +237,48 @@ fn the_error_of_a_sync_behind_a_stable_write_is_the_error_of_the_write() {
         .run(file.pwritev(DiskOffset(9), vector(b"x"), flags))
         .expect_err("no sync");
     assert_eq!(error, BlockError::new(Op::Write, 9, 1, errno(Raw::IO)));
+}
+
+/// The kernel tells a failed write-back once, to one caller, and takes the lost pages for clean from then on. A second flush that said "ok"
+/// would be a lie.
+#[test]
+fn a_failed_sync_of_cached_bytes_sticks() {
+    let bench = Bench::new().with(&pattern(100));
+    let script = Script::new()
+        .at(Call::Sync, 0, Fault::Fails(Raw::IO))
+        .share();
+    let file = bench.open(&script);
+    let failed = Err(BlockError::new(Op::Flush, 0, 0, errno(Raw::IO)));
+    bench.run(async {
+        assert_eq!(file.flush().await, failed);
+        assert_eq!(file.flush().await, failed);
+        assert_eq!(script.count(Call::Sync), 1, "the kernel would say ok now");
+        let zeroes = ZeroFlags {
+            fua: true,
+            ..Default::default()
+        };
+        let error = file.pwrite_zeroes(DiskOffset(0), 10, zeroes).await;
+        assert_eq!(
+            error,
+            Err(BlockError::new(Op::WriteZeroes, 0, 10, errno(Raw::IO)))
+        );
+    });
+}
+
+#[test]
+fn a_failed_sync_of_a_direct_file_is_that_sync_alone() {
+    let bench = Bench::new().with(&pattern(512));
+    let script = Script::new()
+        .strict(512)
+        .at(Call::Sync, 0, Fault::Fails(Raw::IO))
+        .share();
+    let file = bench
+        .try_open(bench.direct_options(), &script)
+        .expect("open");
+    bench.run(async {
+        file.flush().await.expect_err("the fault");
+        file.flush().await.expect("the next one");
+    });
 }
 
 #[test]

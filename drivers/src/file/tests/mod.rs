@@ -4,6 +4,7 @@ mod close;
 mod direct;
 mod engine;
 mod faults;
+mod node;
 mod opening;
 mod range;
 
