@@ -10,6 +10,14 @@
 //! The same save and load can be reached in four ways: [`VmstateSave`] and [`VmstateLoad`]; futures' `AsyncWrite` and `AsyncRead`
 //! ([`VmstateWriter`], [`VmstateReader`]); `std::io`'s `Write` and `Read` ([`SyncWriter`], [`SyncReader`]); and free functions shaped
 //! like QEMU's calls ([`save_vmstate`], [`load_vmstate`], [`finalize_vmstate`]).
+//!
+//! | QEMU (v8 of the series) | here | difference |
+//! |---|---|---|
+//! | `bdrv_save_vmstate` | [`save_vmstate`], [`VmstateSave::write`] | any position is buffered, not only the next one |
+//! | `bdrv_finalize_vmstate`, `bdrv_flush_vmstate` | [`finalize_vmstate`], [`VmstateSave::finalize`] | returns the length; the first error again and again |
+//! | `bdrv_load_vmstate` | [`load_vmstate`], [`VmstateLoad::read`] | reads ahead from any position, ends at the state's end |
+//! | `BDRV_VMSTATE_WORKERS_MAX` | [`DEFAULT_WORKERS`] | an option |
+//! | the buffer that slides with the stream | cells of a fixed grid, a few at once | order and overlaps need no thought |
 #![forbid(unsafe_code)]
 
 mod area;
@@ -39,3 +47,7 @@ pub use sync::{SyncReader, SyncWriter};
 
 /// Another save is active.
 pub(crate) const EBUSY: block_core::Errno = block_core::Errno(16);
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
