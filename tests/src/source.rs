@@ -46,22 +46,23 @@ impl SourceFile {
         lines
     }
 
-    /// Lines with the keyword `unsafe`, or with an attribute that allows it.
+    /// Whether `word` stands anywhere in the code by itself.
+    pub fn has_word(&self, word: &str) -> bool {
+        !self.lines_with(word).is_empty()
+    }
+
+    /// Lines with the keyword `unsafe`.
     pub fn unsafe_lines(&self) -> Vec<usize> {
-        let of = |word: &str| -> Vec<usize> {
-            let found = self.code.match_indices(word).filter(|(at, _)| {
-                let before = self.code[..*at].chars().next_back();
-                let after = self.code[at + word.len()..].chars().next();
-                !before.is_some_and(in_word) && !after.is_some_and(in_word)
-            });
-            found.map(|(at, _)| self.line(at)).collect()
-        };
-        [
-            of("unsafe"),
-            of("allow(unsafe_code)"),
-            of("expect(unsafe_code)"),
-        ]
-        .concat()
+        self.lines_with("unsafe")
+    }
+
+    fn lines_with(&self, word: &str) -> Vec<usize> {
+        let found = self.code.match_indices(word).filter(|(at, _)| {
+            let before = self.code[..*at].chars().next_back();
+            let after = self.code[at + word.len()..].chars().next();
+            !before.is_some_and(in_word) && !after.is_some_and(in_word)
+        });
+        found.map(|(at, _)| self.line(at)).collect()
     }
 
     /// `path:line`, for messages.
@@ -231,7 +232,7 @@ mod tests {
 
     #[test]
     fn unsafe_is_found_with_its_line() {
-        let text = "fn f() {\n    // why\n    unsafe { g() }\n}\n#[allow(unsafe_code)]\nmod m;";
-        assert_eq!(source(text).unsafe_lines(), [3, 5]);
+        let text = "#![forbid(unsafe_code)]\nfn f() {\n    // why\n    unsafe { g() }\n}";
+        assert_eq!(source(text).unsafe_lines(), [4]);
     }
 }
