@@ -11,7 +11,7 @@ use vmstate::{SaveOptions, VmstateSave};
 /// user that all was well, and one that passed down to the file would have written over the guest.
 #[test]
 fn savevm_over_raw_on_a_disk_full_of_guest_data_is_enotsup_and_changes_no_byte() {
-    let guest: Vec<u8> = (0..3_000_007_u32).map(|i| (i * 31 >> 3) as u8).collect();
+    let guest: Vec<u8> = (0..3_000_007_u32).map(|i| ((i * 31) >> 3) as u8).collect();
     for cache in [CacheMode::Writeback, CacheMode::None] {
         let folder = disk_folder();
         let path = folder.path().join("disk");
