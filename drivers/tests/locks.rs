@@ -269,3 +269,37 @@ fn a_foreign_write_lock_on_a_byte_of_ours_is_a_conflict() {
         .open(bench.options(Permissions::force_share()))
         .expect("asks for nothing");
 }
+
+/// A duplicate of the descriptor shares the locks: only unlocking ends them, closing does not.
+#[test]
+fn no_lock_stays_on_a_duplicate_of_the_descriptor() {
+    let bench = Bench::new();
+    let open = || {
+        let mut options = std::fs::OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .open(bench.path())
+            .expect("the file")
+    };
+    let adopt = |file: &std::fs::File| {
+        let file = file.try_clone().expect("a duplicate");
+        let options = bench.options(Permissions::writer());
+        bench.context.block_on(FileDriver::from_file(file, options))
+    };
+    let ours = open();
+    for close in [true, false] {
+        let driver = adopt(&ours).expect("nobody else is here");
+        let held = locked(&bench.path());
+        assert_eq!(held.len(), 5);
+        // One that is refused leaves none either.
+        let other = open();
+        adopt(&other).map(drop).expect_err("in use");
+        assert_eq!(locked(&bench.path()), held);
+        if close {
+            bench.context.block_on(driver.close()).expect("close");
+        }
+        drop(driver);
+        assert_eq!(locked(&bench.path()), BTreeSet::new());
+    }
+}

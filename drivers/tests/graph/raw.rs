@@ -136,6 +136,33 @@ fn requests_over_the_edge_of_a_window_are_refused_although_the_child_has_the_byt
 }
 
 #[test]
+fn the_driver_alone_keeps_to_its_window_too() {
+    let bench = Bench::new(CacheMode::Writeback).with(&pattern(5000));
+    bench.run(async {
+        let file = bench.file().await;
+        let options = RawOptions {
+            offset: 1000,
+            size: Some(100),
+        };
+        let driver = RawDriver::open(user(&file), options)
+            .await
+            .expect("a window");
+        let cause = Cause::OutOfBounds {
+            end: 101,
+            size: 100,
+        };
+        let (dst, error) = driver.preadv(DiskOffset(99), room(2)).await;
+        assert_eq!(error, Err(BlockError::new(Op::Read, 99, 2, cause.clone())));
+        assert_eq!(joined(dst), [0xEE; 2]);
+        let error = driver
+            .pwritev(DiskOffset(99), vector(b"xy"), WriteFlags::default())
+            .await;
+        assert_eq!(error, Err(BlockError::new(Op::Write, 99, 2, cause)));
+    });
+    assert_eq!(bench.bytes(), pattern(5000));
+}
+
+#[test]
 fn a_window_must_lie_inside_the_child() {
     let bench = Bench::new(CacheMode::Writeback).with(&pattern(1000));
     bench.run(async {

@@ -128,12 +128,21 @@ fn a_closed_driver_refuses_every_call_and_its_lock_is_gone() {
 }
 
 #[test]
-fn a_dropped_driver_unlocks_at_once() {
+fn a_dropped_driver_unlocks_at_once_though_a_worker_closes_it_later() {
     let bench = Bench::new().with(b"abc");
-    let script = Script::new().share();
-    for _ in 0..50 {
-        drop(bench.open(&script));
-    }
+    let file = bench.open(&Script::new().share());
+    // The only worker is busy.
+    let (go, let_go) = std::io::pipe().expect("pipe");
+    let busy = bench
+        .workers
+        .run(move || (&go).read(&mut [0]).expect("the test's end"));
+    drop(file);
+    let others = FileOptions::writer(WorkerPool::new(NonZeroUsize::MIN));
+    bench
+        .run(FileDriver::open(bench.path(), others))
+        .expect("unlocked");
+    drop(let_go);
+    bench.run(busy).expect("the worker");
 }
 
 #[test]

@@ -125,6 +125,10 @@ fn errors_of_the_probe_are_told() {
         errno,
     };
     assert_eq!(direct(&bench, full), Err(failed));
+    // A byte of the probe that cannot be taken back is no success.
+    let stuck = silent(Script::new()).at(Call::SetDirect, 0, Fault::Nothing);
+    let stuck = stuck.at(Call::Truncate, 0, Fault::Fails(Raw::IO));
+    direct(&bench, stuck).expect_err("not empty any more");
 }
 
 #[test]
