@@ -92,3 +92,44 @@ fn an_error_in_json_has_its_numbers() {
         "{offset}"
     );
 }
+
+/// Runs the program by `sh`, for redirections.
+fn shell(folder: &std::path::Path, script: &str) -> Output {
+    Command::new("sh")
+        .args(["-c", script])
+        .arg(vmstate())
+        .current_dir(folder)
+        .output()
+        .expect("sh starts")
+}
+
+#[test]
+fn a_stream_that_cannot_be_read_or_written_is_named() {
+    let folder = disk_folder();
+    fs::write(folder.path().join("f"), "state").expect("written");
+    let line = failure(&shell(folder.path(), "exec \"$0\" load f > /dev/full"));
+    assert!(
+        line.contains("stdout: write at offset 0, length 5: No space left"),
+        "{line}"
+    );
+    let line = failure(&shell(folder.path(), "exec \"$0\" save g < ."));
+    assert!(
+        line.contains("stdin: read at offset 0") && line.contains("Is a directory"),
+        "{line}"
+    );
+    assert_eq!(names(folder.path()), ["f"]);
+}
+
+#[test]
+fn a_report_that_cannot_be_printed_does_not_harm_the_state() {
+    let folder = disk_folder();
+    let script = "printf state | \"$0\" save f 2> /dev/full";
+    assert_eq!(shell(folder.path(), script).status.code(), Some(0));
+    assert_holds(&folder.path().join("f"), b"state");
+    // The figures are what a replay is for: there it is an error, and no panic.
+    let trace = "builtin:qemu72-savevm-seabios-64m";
+    let script = format!("exec \"$0\" replay g --trace {trace} > /dev/full");
+    let line = failure(&shell(folder.path(), &script));
+    assert!(line.contains("stdout: write: No space left"), "{line}");
+    assert_eq!(names(folder.path()), ["f", "g"]);
+}

@@ -215,3 +215,22 @@ fn a_closed_stdin_is_an_empty_stream() {
         0
     );
 }
+
+#[test]
+fn a_temporary_file_of_somebody_else_is_neither_used_nor_removed() {
+    // A process with this number crashed here before.
+    let folder = disk_folder();
+    let shell = "n=.f.vmstate-save.$$.tmp; echo old > $n; exec \"$0\" save f";
+    let output = Command::new("sh")
+        .args(["-c", shell])
+        .arg(tests::program::vmstate())
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("sh starts");
+    success(&output);
+    let names = names(folder.path());
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert_holds(&folder.path().join(&names[0]), b"old\n");
+    assert_holds(&folder.path().join("f"), b"");
+}

@@ -6,6 +6,7 @@ use crate::measure;
 use crate::progress::Steps;
 use crate::report;
 use crate::runner::{Patterns, Runner};
+use crate::say;
 use crate::series::Series;
 use crate::target::Temporary;
 use serde_json::json;
@@ -28,8 +29,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
             .unless_stopped(&shown, "demo", work)
             .await
             .map_err(|e| e.leaving("the demo's files were removed"))?;
-        demo.print(args);
-        Ok(())
+        demo.print(args)
     })
 }
 
@@ -57,17 +57,16 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
         false => (args.take, args.runs.get()),
     };
     let place = Place::look(&args.dir)?;
-    let say = |text: String| {
-        if !args.output.json {
-            println!("{text}");
-        }
+    let say = |text: String| match args.output.json {
+        true => Ok(()),
+        false => say::on_stdout(text),
     };
     say(format!(
         "{}: {}, {:.1} GB free",
         args.dir.display(),
         place.file_system,
         place.free as f64 / 1e9
-    ));
+    ))?;
     let patterns = Patterns::prepare(cx, &trace, Some(&loads), 1, take).await?;
     let warm_bytes = warming(patterns.len);
     let needed = patterns.len.max(warm_bytes) + (64 << 20);
@@ -78,7 +77,7 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
     say(format!(
         "one state of {} bytes at a time, {} runs of each way; every state is verified",
         patterns.len, runs
-    ));
+    ))?;
     let mut demo = Demo {
         ways: ways(),
         write: Series::new("disk, 1 MiB writes"),
@@ -192,7 +191,7 @@ impl Demo {
         remove(runner.cx, &files.state).await
     }
 
-    fn print(&self, args: &DemoArgs) {
+    fn print(&self, args: &DemoArgs) -> Result<(), Failure> {
         // The unbuffered way with the same cache stands before each buffered one.
         let unbuffered = |way: usize| (way % 2 == 1).then(|| &self.ways[way - 1]);
         let direct = |way: usize| self.ways[way].engine.direct;
@@ -220,8 +219,7 @@ impl Demo {
                 "disk_write": self.write.json(None, None),
                 "disk_read": self.read.json(None, None),
             });
-            println!("{}", json!({ "demo": value }));
-            return;
+            return say::on_stdout(json!({ "demo": value }));
         }
         let saves = numbers.clone().map(|n| {
             self.ways[n]
@@ -237,10 +235,10 @@ impl Demo {
         rows.extend(saves);
         rows.push(self.read.row(None, None));
         rows.extend(loads);
-        println!("\n{}", report::table(&rows).trim_end());
-        println!(
-            "\nAll states verified byte for byte. Saves include making them durable; loads begin from cold. 'x limit': speed over the disk's own, one 1 MiB O_DIRECT request at a time."
-        );
+        say::on_stdout(format_args!(
+            "\n{}\nAll states verified byte for byte. Saves include making them durable; loads begin from cold. 'x limit': speed over the disk's own, one 1 MiB O_DIRECT request at a time.",
+            report::table(&rows)
+        ))
     }
 }
 

@@ -73,6 +73,11 @@ impl Failure {
         self
     }
 
+    /// True where a file that was to be made was there already: then it is somebody else's.
+    pub(crate) fn found_existing(&self) -> bool {
+        self.0.errno == Some(rustix::io::Errno::EXIST.raw_os_error())
+    }
+
     /// For `--json`.
     pub(crate) fn json(&self) -> Value {
         let parts = &self.0;

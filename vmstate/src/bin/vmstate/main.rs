@@ -20,6 +20,7 @@ mod replay;
 mod report;
 mod runner;
 mod save;
+mod say;
 mod series;
 mod signals;
 mod statistics;
@@ -43,8 +44,8 @@ fn main() {
     };
     if let Err(failure) = &result {
         match json {
-            true => eprintln!("{}", failure.json()),
-            false => eprintln!("vmstate: {failure}"),
+            true => say::on_stderr(failure.json()),
+            false => say::on_stderr(format_args!("vmstate: {failure}")),
         }
     }
     // Not by returning: a worker may sleep in a read of stdin that never ends.

@@ -1,4 +1,5 @@
 //! How far a command is: a bar where stderr is a terminal, lines of JSON on it with `--json`, else nothing.
+use crate::say;
 use aio_task::AioHandle;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -53,7 +54,7 @@ impl Progress {
             match &self.show {
                 Show::Bar(bar) => bar.set_position(bytes),
                 Show::Json if bytes != told => {
-                    eprintln!("{}", json!({"progress": {"bytes": bytes}}))
+                    say::on_stderr(json!({"progress": {"bytes": bytes}}))
                 }
                 Show::Json | Show::Nothing => {}
             }
@@ -107,7 +108,7 @@ impl Steps {
             Show::Json => {
                 let total = self.total;
                 let step = json!({"step": number + 1, "steps": total, "what": what});
-                eprintln!("{}", json!({"progress": step}));
+                say::on_stderr(json!({"progress": step}));
             }
             Show::Nothing => {}
         }

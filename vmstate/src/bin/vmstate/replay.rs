@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::progress::Steps;
 use crate::report;
 use crate::runner::{Patterns, Runner};
+use crate::say;
 use crate::series::Series;
 use crate::target::{Target, Temporary};
 use serde_json::{Value, json};
@@ -14,14 +15,15 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     Cx::run(args.engine.workers, async |cx| {
         let shown = args.file.display().to_string();
         let prepare = Target::prepare(cx, &args.file, args.force);
-        let target = cx.unless_stopped(&shown, "replay", prepare).await?;
+        let mut target = cx.unless_stopped(&shown, "replay", prepare).await?;
         let outcome = cx
             .unless_stopped(&shown, "replay", replay(cx, args, &target))
             .await;
-        let results = outcome.map_err(|e| e.leaving(target.left_behind()))?;
+        let results = outcome.map_err(|e| target.failed(e))?;
         target.commit(cx).await?;
-        results.print(args);
-        Ok(())
+        results
+            .print(args)
+            .map_err(|e| e.leaving("the state is complete and verified"))
     })
 }
 
@@ -124,7 +126,7 @@ fn remove(path: &Path) -> Result<(), Failure> {
 }
 
 impl Results {
-    fn print(&self, args: &ReplayArgs) {
+    fn print(&self, args: &ReplayArgs) -> Result<(), Failure> {
         let (write, read) = match &self.disk {
             Some((write, read)) => (Some(write), Some(read)),
             None => (None, None),
@@ -141,22 +143,24 @@ impl Results {
                 "disk_write": write.map(|write| write.json(None, None)),
                 "disk_read": read.map(|read| read.json(None, None)),
             });
-            println!("{}", json!({ "replay": value }));
-            return;
+            return say::on_stdout(json!({ "replay": value }));
         }
         let mut rows = vec![Series::head(), self.saves.row(None, write)];
         rows.extend(self.loads.iter().map(|loads| loads.row(None, read)));
         rows.extend(write.iter().chain(&read).map(|disk| disk.row(None, None)));
-        print!("{}", report::table(&rows));
-        println!(
-            "{}: {} bytes, verified byte for byte, gaps and length included; {} runs",
+        say::on_stdout(format_args!(
+            "{}{}: {} bytes, verified byte for byte, gaps and length included; {} runs",
+            report::table(&rows),
             args.file.display(),
             self.len,
             args.runs
-        );
+        ))?;
         if let Some(calls) = self.past_end["calls"].as_u64().filter(|calls| *calls > 0) {
             let bytes = &self.past_end["bytes"];
-            println!("reads past the end of the state: {calls} calls, {bytes} bytes, as recorded");
+            say::on_stdout(format_args!(
+                "reads past the end of the state: {calls} calls, {bytes} bytes, as recorded"
+            ))?;
         }
+        Ok(())
     }
 }

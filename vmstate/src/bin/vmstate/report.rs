@@ -2,6 +2,7 @@
 use crate::args::Output;
 use crate::graph::Graph;
 use crate::measure;
+use crate::say;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -105,11 +106,10 @@ pub(crate) fn transfer(verb: &'static str, file: &str, transfer: &Transfer, outp
     if output.json {
         let mut value = transfer.json();
         value["file"] = json!(file);
-        eprintln!("{}", json!({ verb: value }));
-        return;
+        return say::on_stderr(json!({ verb: value }));
     }
     let r = &transfer.requests;
-    eprintln!(
+    say::on_stderr(format_args!(
         "{verb} {file}: {} bytes in {:.3} s, {:.0} MB/s, {}; {} pieces; driver: {} writes ({} bytes), {} reads ({} bytes); CPU {:.2} s; peak memory {:.1} MiB",
         transfer.bytes,
         transfer.seconds,
@@ -122,7 +122,7 @@ pub(crate) fn transfer(verb: &'static str, file: &str, transfer: &Transfer, outp
         r.read_bytes,
         transfer.cpu_seconds,
         mib(transfer.peak_memory),
-    );
+    ));
 }
 
 pub(crate) fn mib(bytes: u64) -> f64 {

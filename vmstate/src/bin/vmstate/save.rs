@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::graph::{Graph, Purpose};
 use crate::progress::Progress;
 use crate::report::{self, Transfer};
+use crate::say;
 use crate::stdio::{Stdio, Until, lost};
 use crate::streams::{STREAM_PIECE, Sink};
 use crate::target::Target;
@@ -21,34 +22,36 @@ pub(crate) fn run(args: &SaveArgs) -> Result<(), Failure> {
     Cx::run(threads, async |cx| {
         let shown = args.file.display().to_string();
         let prepare = Target::prepare(cx, &args.file, args.force);
-        let target = cx.unless_stopped(&shown, "save", prepare).await?;
+        let mut target = cx.unless_stopped(&shown, "save", prepare).await?;
         if args.output.json {
             let temporary = target.temporary().display().to_string();
-            eprintln!(
-                "{}",
-                json!({"started": {"file": shown, "temporary": temporary}})
-            );
+            let started = json!({"file": shown, "temporary": temporary});
+            say::on_stderr(json!({ "started": started }));
         }
+        // Not stopped by a signal: it could make the file after it was removed.
+        let graph = Graph::open(
+            cx,
+            target.temporary(),
+            &args.file,
+            &args.engine,
+            Purpose::Create,
+        )
+        .await
+        .map_err(|e| target.failed(e))?;
         let progress = Progress::new("save", None, args.output.json);
-        let work = save(cx, args, target.temporary(), &progress);
+        let work = save(args, &graph, &progress);
         let work = cx.beside(work, progress.run(&cx.handle));
         let saved = cx.unless_stopped(&shown, "save", work).await;
         drop(progress);
         // From here on no signal stops it: the state is durable, and gets its name.
-        let transfer = saved.map_err(|e| e.leaving(target.left_behind()))?;
+        let transfer = saved.map_err(|e| target.failed(e))?;
         target.commit(cx).await?;
         report::transfer("saved", &shown, &transfer, args.output);
         Ok(())
     })
 }
 
-async fn save(
-    cx: &Cx,
-    args: &SaveArgs,
-    temporary: &std::path::Path,
-    progress: &Progress,
-) -> Result<Transfer, Failure> {
-    let graph = Graph::open(cx, temporary, &args.file, &args.engine, Purpose::Create).await?;
+async fn save(args: &SaveArgs, graph: &Graph, progress: &Progress) -> Result<Transfer, Failure> {
     let start = Instant::now();
     let failed = |error| Failure::block(args.file.display(), &error);
     let mut sink = Sink::begin(&graph.state, &args.engine).map_err(failed)?;
@@ -58,7 +61,7 @@ async fn save(
     graph.flush().await?;
     let seconds = start.elapsed().as_secs_f64();
     graph.close().await?;
-    Ok(Transfer::new(&graph, bytes, pieces, seconds))
+    Ok(Transfer::new(graph, bytes, pieces, seconds))
 }
 
 /// Writes stdin to `sink` until it ends; the number of pieces. The next piece is read while one is being written.

@@ -8,6 +8,7 @@ use crate::graph::{Graph, Purpose};
 use crate::measure;
 use crate::pieces::Pieces;
 use crate::report::Transfer;
+use crate::say;
 use crate::streams::{Sink, Source};
 use crate::target::Temporary;
 use crate::trace::{Piece, Trace};
@@ -28,8 +29,7 @@ pub(crate) fn run(args: &StepArgs) -> Result<(), Failure> {
         let shown = args.file.display().to_string();
         cx.unless_stopped(&shown, "replay", step(cx, args)).await
     })?;
-    println!("{result}");
-    Ok(())
+    say::on_stdout(result)
 }
 
 async fn step(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
@@ -38,9 +38,12 @@ async fn step(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
         StepKind::Save => {
             // If it fails, its parent may be gone.
             let temporary = Temporary::new(path);
-            let result = save(cx, args).await?;
-            temporary.keep();
-            Ok(result)
+            let result = save(cx, args).await;
+            match &result {
+                Err(failure) if !failure.found_existing() => drop(temporary),
+                _ => temporary.keep(),
+            }
+            result
         }
         StepKind::Load => load(cx, args, None).await,
         StepKind::CheckLoad => {

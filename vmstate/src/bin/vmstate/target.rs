@@ -64,12 +64,15 @@ impl Target {
             }
             false => None,
         };
-        let temporary = Temporary::new(place.directory.join(temporary_name(&place.name)));
+        let temporary = {
+            let (directory, name) = (place.directory.clone(), place.name.clone());
+            cx.blocking(move || free_name(&directory, &name)).await?
+        };
         Ok(Self {
             shown,
             file: place.file,
             directory: place.directory,
-            temporary,
+            temporary: Temporary::new(temporary),
             existing,
         })
     }
@@ -79,8 +82,17 @@ impl Target {
         &self.temporary.path
     }
 
-    /// What is on disk after a failure.
-    pub(crate) fn left_behind(&self) -> String {
+    /// The failure of a command that was to write the temporary file, with what it leaves on disk.
+    pub(crate) fn failed(&mut self, failure: Failure) -> Failure {
+        if failure.found_existing() {
+            // Not made by us: somebody in another PID namespace is writing it.
+            self.temporary.armed = false;
+            return failure.leaving("nothing was written");
+        }
+        failure.leaving(self.left_behind())
+    }
+
+    fn left_behind(&self) -> String {
         match self.existing {
             Some(_) => "the file is as it was, the temporary file was removed".to_owned(),
             None => "there is no such file, the temporary file was removed".to_owned(),
@@ -99,7 +111,7 @@ impl Target {
             })?;
         self.temporary.armed = false;
         let directory = self.directory.clone();
-        cx.blocking(move || File::open(&directory).and_then(|d| d.sync_all()))
+        cx.blocking(move || sync_directory(&directory))
             .await?
             .map_err(|e| {
                 Failure::io(&shown, "sync the directory", &e)
@@ -272,15 +284,37 @@ fn identity(found: &Metadata) -> Identity {
     (found.dev(), found.ino())
 }
 
-/// `.FILE.vmstate-save.PID.tmp`, with FILE cut where the name would be too long.
-fn temporary_name(name: &OsStr) -> OsString {
-    let end = format!(".vmstate-save.{}.tmp", std::process::id());
+/// A temporary name that is free: a process with our number may have crashed before.
+fn free_name(directory: &Path, name: &OsStr) -> PathBuf {
+    let path = |n| directory.join(temporary_name(name, n));
+    let free = (0..1000)
+        .map(path)
+        .find(|path| fs::symlink_metadata(path).is_err());
+    // Or not free at all; then it cannot be created, and that is the error.
+    free.unwrap_or_else(|| path(0))
+}
+
+/// `.FILE.vmstate-save.PID.tmp`, or `PID-N` for N > 0, with FILE cut where the name would be too long.
+fn temporary_name(name: &OsStr, number: u32) -> OsString {
+    let pid = std::process::id();
+    let end = match number {
+        0 => format!(".vmstate-save.{pid}.tmp"),
+        n => format!(".vmstate-save.{pid}-{n}.tmp"),
+    };
     let room = NAME_MAX - 1 - end.len();
     let name = name.as_bytes();
     let mut bytes = b".".to_vec();
     bytes.extend_from_slice(&name[..name.len().min(room)]);
     bytes.extend_from_slice(end.as_bytes());
     OsString::from_vec(bytes)
+}
+
+/// Makes the names in a directory durable, where the file system does that.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match File::open(path)?.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
 }
 
 /// Renames `from` to `to`. With `replaces`, the file there must still be that one; without, there must be none.
@@ -306,10 +340,10 @@ mod tests {
 
     #[test]
     fn a_temporary_name_fits_and_tells_what_it_is() {
-        let short = temporary_name(OsStr::new("vm"));
+        let short = temporary_name(OsStr::new("vm"), 0);
         let pid = std::process::id();
         assert_eq!(short, OsString::from(format!(".vm.vmstate-save.{pid}.tmp")));
-        let long = temporary_name(OsStr::new(&"x".repeat(255)));
+        let long = temporary_name(OsStr::new(&"x".repeat(255)), 999);
         assert_eq!(long.len(), NAME_MAX);
         assert!(long.as_bytes().ends_with(b".tmp"));
     }

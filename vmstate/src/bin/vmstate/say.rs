@@ -1,0 +1,19 @@
+//! Lines on stdout and stderr, where printing may fail and must not panic.
+use crate::failure::Failure;
+use std::fmt::Display;
+use std::io::Write;
+
+/// A line on stderr. Nobody is left to be told if that fails.
+pub(crate) fn on_stderr(line: impl Display) {
+    // In one piece, so that lines of parent and child do not mix.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// A line on stdout.
+pub(crate) fn on_stdout(line: impl Display) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(format!("{line}\n").as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|e| Failure::io("stdout", "write", &e))
+}
