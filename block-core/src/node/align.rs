@@ -3,7 +3,7 @@
 use super::Inner;
 use super::shape::Shape;
 use super::tracked::Place;
-use crate::{Cause, DiskOffset, IoBuf, IoVector, Perms, ReadVector, SharedBuf, Truncate};
+use crate::{Cause, IoBuf, IoVector, Perms, ReadVector, SharedBuf, Truncate};
 
 /// A request that changes bytes: where, by whom, how.
 #[derive(Clone, Copy)]
@@ -172,13 +172,10 @@ impl Inner {
         if !keeps {
             return Ok(block);
         }
-        let vector = ReadVector::from(block);
-        let (vector, result) = self.driver.preadv(DiskOffset(at), vector).await;
-        result.map_err(|e| e.cause)?;
-        match vector.into_parts().into_iter().next() {
-            Some(block) if block.len() as u64 == self.shape.align => Ok(block),
-            _ => Err(Cause::Driver("the driver handed back other memory".into())),
-        }
+        let (vector, result) = self.driver_read(at, ReadVector::from(block)).await;
+        result?;
+        // It is the one piece that was lent.
+        Ok(vector.into_parts().pop().unwrap_or_default())
     }
 
     async fn cut_to(&self, len: u64) -> Result<(), Cause> {

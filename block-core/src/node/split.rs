@@ -58,8 +58,19 @@ impl Inner {
         if !fits {
             return Box::pin(self.read_pieces(at, dst)).await;
         }
+        self.driver_read(at, dst).await
+    }
+
+    /// One read of the driver. Every read of a node comes through here.
+    pub(super) async fn driver_read(
+        &self,
+        at: u64,
+        dst: ReadVector,
+    ) -> (ReadVector, Result<(), Cause>) {
+        let lent = Lent::note(&dst);
         let (dst, result) = self.driver.preadv(DiskOffset(at), dst).await;
-        (dst, result.map_err(|e| e.cause))
+        let result = lent.came_back(&dst, result.map_err(|e| e.cause));
+        (dst, result)
     }
 
     async fn read_pieces(&self, at: u64, mut rest: ReadVector) -> (ReadVector, Result<(), Cause>) {
@@ -73,8 +84,8 @@ impl Inner {
                 self.read_bounced(pos, &mut part).await
             } else {
                 let result;
-                (part, result) = self.driver.preadv(DiskOffset(pos), part).await;
-                result.map_err(|e| e.cause)
+                (part, result) = self.driver_read(pos, part).await;
+                result
             };
             result = result.map_err(|cause| moved_before(cause, pos - at));
             done.unsplit(part);
@@ -86,15 +97,12 @@ impl Inner {
 
     async fn read_bounced(&self, at: u64, part: &mut ReadVector) -> Result<(), Cause> {
         let bounce = self.buffer(part.len())?;
-        let (bounce, result) = self
-            .driver
-            .preadv(DiskOffset(at), ReadVector::from(bounce))
-            .await;
+        let (bounce, result) = self.driver_read(at, ReadVector::from(bounce)).await;
         let mut from = 0;
         for piece in bounce.parts() {
             from += part.copy_from(from, piece) as u64;
         }
-        result.map_err(|e| e.cause)
+        result
     }
 
     /// Writes whole blocks: one driver call and no copy where the request fits, pieces one after another where it does not. `flags` go
@@ -155,6 +163,35 @@ impl Inner {
     pub(super) fn buffer(&self, len: u64) -> Result<IoBuf, Cause> {
         let bytes = usize::try_from(len).map_err(|_| Cause::OutOfMemory { bytes: len })?;
         IoBuf::zeroed(bytes, self.shape.memory).map_err(|_| Cause::OutOfMemory { bytes: len })
+    }
+}
+
+/// What a driver was lent, to see that the same comes back. Other memory that is called a success would pass stale bytes on, and a
+/// length that is not the request's has no place to go to.
+pub(super) struct Lent {
+    pieces: usize,
+    len: u64,
+}
+
+impl Lent {
+    pub(super) fn note(dst: &ReadVector) -> Self {
+        Self {
+            pieces: dst.parts().len(),
+            len: dst.len(),
+        }
+    }
+
+    /// The driver's own error, or one for memory that is not what it was lent.
+    pub(super) fn came_back(
+        self,
+        dst: &ReadVector,
+        result: Result<(), Cause>,
+    ) -> Result<(), Cause> {
+        result?;
+        if dst.parts().len() == self.pieces && dst.len() == self.len {
+            return Ok(());
+        }
+        Err(Cause::Driver("the driver handed back other memory".into()))
     }
 }
 

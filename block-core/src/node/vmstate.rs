@@ -1,10 +1,9 @@
 //! Unbuffered vmstate calls, passed down to the driver that has the area: QEMU's `bdrv_co_writev_vmstate` and `bdrv_co_readv_vmstate`.
 
 use super::request::InFlight;
+use super::split::Lent;
 use super::{BlockNode, Inner};
-use crate::{
-    BlockError, Cause, IoVector, Op, Perms, ReadVector, Result, VmstateLimits, VmstateOffset,
-};
+use crate::{BlockError, Cause, IoVector, Op, ReadVector, Result, VmstateLimits, VmstateOffset};
 use std::rc::Rc;
 
 impl BlockNode {
@@ -29,18 +28,8 @@ impl BlockNode {
     /// [`Cause::NotSupported`] where there is no area, [`Cause::ReadOnly`] where this node or the one with the area is. Dropped: the
     /// write runs on.
     pub async fn save_vmstate_unbuffered(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
-        self.save_vmstate_as(Perms::ALL, at, src).await
-    }
-
-    pub(super) async fn save_vmstate_as(
-        &self,
-        user: Perms,
-        at: VmstateOffset,
-        src: IoVector,
-    ) -> Result<()> {
         let error = |cause| BlockError::new(Op::SaveVmstate, at.0, src.len(), cause);
         self.inner.check_range(at.0, src.len()).map_err(error)?;
-        super::attach::allowed(user, Perms::WRITE).map_err(error)?;
         self.check_vmstate(true).map_err(error)?;
         if src.is_empty() {
             return Ok(());
@@ -78,8 +67,10 @@ impl BlockNode {
                 Ok(entered) => entered,
                 Err(cause) => return (dst, Err(cause)),
             };
+            let lent = Lent::note(&dst);
             let (dst, result) = node.driver.load_vmstate(at, dst).await;
-            (dst, result.map_err(|e| e.cause))
+            let result = lent.came_back(&dst, result.map_err(|e| e.cause));
+            (dst, result)
         };
         match self.request(task).await {
             Ok((dst, result)) => (dst, result.map_err(error)),

@@ -1,0 +1,122 @@
+//! Drivers that break their contract: the node answers with an error, and neither panics, nor hangs, nor passes stale memory on.
+
+mod common;
+
+use block_core::{
+    BlockDriver, BlockLimits, Cause, DiskOffset, IoBuf, IoVector, NodeBuilder, ReadVector, Result,
+    VmstateLimits, VmstateOffset, WriteFlags,
+};
+use common::*;
+
+/// A driver whose reads succeed and hand back what `answer` makes of the memory they were lent.
+struct OtherMemory {
+    answer: fn(ReadVector) -> ReadVector,
+    alignment: u32,
+}
+
+impl BlockDriver for OtherMemory {
+    fn format_name(&self) -> &'static str {
+        "other-memory"
+    }
+    fn limits(&self) -> BlockLimits {
+        BlockLimits {
+            request_alignment: self.alignment,
+            memory_alignment: self.alignment,
+            transfer_alignment: self.alignment,
+            max_transfer: nonzero(4096),
+            ..Default::default()
+        }
+    }
+    async fn length(&self) -> Result<u64> {
+        Ok(1 << 20)
+    }
+    async fn preadv(&self, _: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
+        ((self.answer)(dst), Ok(()))
+    }
+    async fn pwritev(&self, _: DiskOffset, _: IoVector, _: WriteFlags) -> Result<()> {
+        Ok(())
+    }
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    fn vmstate(&self) -> Option<VmstateLimits> {
+        vmstate_area()
+    }
+    async fn load_vmstate(&self, _: VmstateOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
+        ((self.answer)(dst), Ok(()))
+    }
+}
+
+/// What a driver may do to the memory, each wrong in its way.
+const ANSWERS: [(&str, fn(ReadVector) -> ReadVector); 4] = [
+    ("nothing", |_| ReadVector::new()),
+    ("an empty piece", |_| ReadVector::from(IoBuf::empty())),
+    ("less", |mut dst| {
+        let len = dst.len();
+        dst.split_to(len / 2)
+    }),
+    ("more", |mut dst| {
+        dst.push(IoBuf::zeroed(512, 512).expect("memory"));
+        dst
+    }),
+];
+
+fn handed_back_other_memory(cause: &Cause) -> bool {
+    matches!(cause, Cause::Driver(text) if text.contains("other memory"))
+}
+
+#[test]
+fn a_read_whose_driver_hands_back_other_memory_is_an_error_and_no_panic_or_endless_loop() {
+    for (what, answer) in ANSWERS {
+        for alignment in [1, 512] {
+            let rig = Rig::new(plain(0)); // for its context
+            let driver = OtherMemory { answer, alignment };
+            let open = NodeBuilder::new("odd").open(rig.node.handle(), driver);
+            let node = rig.run(open).expect("a node");
+            // One call, several calls, padded, bounced.
+            for (at, len) in [(0, 512), (0, 10_000), (100, 1000), (512, 8192)] {
+                let mut dst = vec![0; len];
+                let read = node.pread(DiskOffset(at), &mut dst);
+                let cause = cause(rig.run(read));
+                assert!(
+                    handed_back_other_memory(&cause),
+                    "{what}, {at}+{len}: {cause}"
+                );
+                let lent = ReadVector::from(shifted(len, 1, 0));
+                let (_, result) = rig.run(node.preadv(DiskOffset(at), lent));
+                assert!(
+                    result.is_err_and(|e| handed_back_other_memory(&e.cause)),
+                    "{what}, {at}+{len}, misaligned"
+                );
+            }
+            let lent = ReadVector::from(filled(1024, 0));
+            let (_, result) = rig.run(node.load_vmstate_unbuffered(VmstateOffset(0), lent));
+            assert!(
+                result.is_err_and(|e| handed_back_other_memory(&e.cause)),
+                "{what}, vmstate"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_partial_block_that_the_driver_does_not_give_back_fails_the_write() {
+    for (what, answer) in ANSWERS {
+        let rig = Rig::new(plain(0));
+        let driver = OtherMemory {
+            answer,
+            alignment: 512,
+        };
+        let open = NodeBuilder::new("odd").open(rig.node.handle(), driver);
+        let node = rig.run(open).expect("a node");
+        for (at, len) in [(100, 10), (100, 1000), (0, 700)] {
+            let bytes = vec![1; len];
+            let write = node.pwrite(DiskOffset(at), &bytes, WriteFlags::default());
+            let cause = cause(rig.run(write));
+            assert!(
+                handed_back_other_memory(&cause),
+                "{what}, {at}+{len}: {cause}"
+            );
+        }
+    }
+}
