@@ -60,7 +60,8 @@ pub trait BlockDriver: 'static {
     /// What one request may be. Asked once, when the node is built.
     fn limits(&self) -> BlockLimits;
 
-    /// The children, so that calls can be passed down. A driver closes those that it does not share when it is closed itself.
+    /// The children, so that calls can be passed down. A driver that is closed lets go of them ([`BlockChild::release`]), which closes
+    /// those that nobody else uses.
     fn children(&self) -> Children<'_> {
         Children::default()
     }
@@ -169,7 +170,7 @@ pub trait BlockDriver: 'static {
         Ok(())
     }
 
-    /// Writes back what the driver keeps and lets go of its resources. Nothing is called after it.
+    /// Writes back what the driver keeps, and lets go of its resources and its children. Nothing is called after it.
     async fn close(&self) -> Result<()> {
         Ok(())
     }

@@ -4,7 +4,7 @@ mod common;
 
 use block_core::test_disk::TestDiskOptions;
 use block_core::{
-    BlockChild, BlockDriver, BlockLimits, BlockNode, Cause, Children, DiskOffset, IoVector,
+    BlockChild, BlockDriver, BlockLimits, BlockNode, Cause, Children, DiskOffset, Errno, IoVector,
     NodeBuilder, Op, Permissions, Perms, ReadVector, Result, Truncate, VmstateOffset, WriteFlags,
     ZeroFlags,
 };
@@ -37,6 +37,9 @@ impl BlockDriver for Through {
     }
     async fn flush(&self) -> Result<()> {
         self.0.flush().await
+    }
+    async fn close(&self) -> Result<()> {
+        self.0.release().await
     }
 }
 
@@ -172,6 +175,7 @@ fn two_writers_of_one_node_are_kept_apart_until_one_of_them_goes() {
 fn a_child_does_only_what_it_has_taken() {
     let rig = Rig::new(TestDiskOptions {
         grows: true,
+        vmstate: vmstate_area(),
         ..plain(100)
     });
     let take = |perm| {
@@ -201,6 +205,7 @@ fn a_child_does_only_what_it_has_taken() {
     let src = source([filled(1, 1)]);
     let save = reader.save_vmstate_unbuffered(VmstateOffset(0), src);
     assert_eq!(cause(rig.run(save)), refused("write"));
+    assert_eq!(cause(rig.run(reader.finish_vmstate(5))), refused("write"));
     assert!(rig.calls().is_empty());
 
     let writer = take(Perms::WRITE);
@@ -228,4 +233,50 @@ fn nobody_takes_write_on_a_read_only_node_or_anything_on_a_closed_one() {
     rig.run(rig.node.close()).expect("closes");
     let reader = rig.node.attach("reader", Permissions::reader());
     assert_eq!(cause(reader), Cause::Closed);
+}
+
+#[test]
+fn closing_the_node_above_closes_the_one_below_and_tells_its_error() {
+    let rig = Rig::new(plain(4096));
+    let top = above(&rig, &rig.node, false);
+    rig.disk.fail_nth(Op::Close, 0, Errno::NOSPC);
+    assert_eq!(cause(rig.run(top.close())), Cause::Os(Errno::NOSPC));
+    assert_eq!(rig.disk.faults_fired(), 1);
+    assert!(rig.node.is_closed());
+    assert!(rig.node.users().is_empty());
+}
+
+#[test]
+fn a_node_that_another_uses_too_stays_open_until_the_last_of_them_is_closed() {
+    let rig = Rig::new(plain(4096));
+    let first = above(&rig, &rig.node, true);
+    let second = above(&rig, &rig.node, true);
+    rig.run(first.close()).expect("closes");
+    assert!(!rig.node.is_closed(), "the other one reads it");
+    let mut byte = [1];
+    let read = second.pread(DiskOffset(0), &mut byte);
+    rig.run(read).expect("reads");
+    rig.run(second.close()).expect("closes");
+    assert!(rig.node.is_closed(), "though both still hold it");
+}
+
+#[test]
+fn a_released_child_holds_nothing_changes_nothing_and_takes_nobody_elses_place() {
+    let rig = Rig::new(plain(4096));
+    let reader = rig.node.attach("reader", Permissions::force_share());
+    let writer = rig.node.attach("writer", Permissions::writer());
+    let writer = writer.expect("shared");
+    rig.run(writer.release())
+        .expect("the reader is still there");
+    assert!(!rig.node.is_closed());
+    let next = rig.node.attach("next", Permissions::writer());
+    let next = next.expect("given back");
+    let flags = WriteFlags::default();
+    let write = writer.pwrite(DiskOffset(0), b"x", flags);
+    assert_eq!(cause(rig.run(write)), Cause::Closed);
+    rig.run(writer.release()).expect("once");
+    drop(writer);
+    assert_eq!(rig.node.users().len(), 2, "the reader and the next writer");
+    drop((reader, next));
+    assert!(!rig.node.is_closed(), "dropped is not released");
 }

@@ -189,4 +189,9 @@ impl BlockDriver for RawDriver {
         let result = self.file.truncate(Truncate { len: end.0, ..to }).await;
         self.ours(result, Op::Truncate, DiskOffset(to.len), 0)
     }
+
+    /// Lets go of the child: closed, unless others use it.
+    async fn close(&self) -> Result<()> {
+        self.file.release().await
+    }
 }

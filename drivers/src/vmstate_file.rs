@@ -126,7 +126,12 @@ impl BlockDriver for VmstateFileDriver {
         // What comes next is another state's: it makes its own room.
         self.claimed.set(len);
         let result = self.file.truncate(to).await;
-        result.map_err(|error| BlockError::new(Op::FinalizeVmstate, len, 0, error.cause))
+        result.map_err(|error| BlockError::new(Op::FinalizeVmstate, 0, len, error.cause))
+    }
+
+    /// Lets go of the child: closed, unless others use it.
+    async fn close(&self) -> Result<()> {
+        self.file.release().await
     }
 }
 

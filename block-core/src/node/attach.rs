@@ -4,7 +4,7 @@ use super::{BlockNode, Inner};
 use crate::{BlockError, Cause, DiskOffset, IoVector, Op, Permissions, Perms, Result};
 use crate::{Truncate, VmstateOffset, WriteFlags, ZeroFlags};
 use slab::Slab;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Deref;
 
@@ -42,7 +42,7 @@ impl BlockNode {
         Ok(BlockChild {
             node: self.clone(),
             permissions,
-            key,
+            key: Cell::new(Some(key)),
         })
     }
 
@@ -61,7 +61,8 @@ impl BlockNode {
 pub struct BlockChild {
     node: BlockNode,
     permissions: Permissions,
-    key: usize,
+    /// Our entry among the users. `None` once released: the number may be another user's then.
+    key: Cell<Option<usize>>,
 }
 
 impl BlockChild {
@@ -108,23 +109,49 @@ impl BlockChild {
 
     /// [`BlockNode::truncate`] with the permission "resize".
     pub async fn truncate(&self, to: Truncate) -> Result<()> {
+        self.may(Perms::RESIZE, Op::Truncate, to.len, 0)?;
         self.node.truncate_as(self.permissions.perm, to).await
     }
 
     /// [`BlockNode::save_vmstate_unbuffered`] with the permission "write".
     pub async fn save_vmstate_unbuffered(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
-        self.node
-            .save_vmstate_as(self.permissions.perm, at, src)
-            .await
+        self.may(Perms::WRITE, Op::SaveVmstate, at.0, src.len())?;
+        self.node.save_vmstate_unbuffered(at, src).await
+    }
+
+    /// [`BlockNode::finish_vmstate`] with the permission "write".
+    pub async fn finish_vmstate(&self, len: u64) -> Result<()> {
+        self.may(Perms::WRITE, Op::FinalizeVmstate, 0, len)?;
+        self.node.finish_vmstate(len).await
+    }
+
+    /// Gives the permissions back, and closes the node if nobody else is attached to it: what a driver does with its children in its own
+    /// close (QEMU's `bdrv_unref_child`). An error is the node's close's.
+    ///
+    /// Whoever only holds a [`BlockNode`] is not attached, and finds it closed. Afterwards this user's changes are refused with
+    /// [`Cause::Closed`]. A second call does nothing. Dropped: the close goes on.
+    pub async fn release(&self) -> Result<()> {
+        let Some(key) = self.key.take() else {
+            return Ok(());
+        };
+        self.node.inner.detach(key);
+        if self.node.inner.users.0.borrow().is_empty() {
+            return self.node.close().await;
+        }
+        Ok(())
     }
 
     fn may(&self, wanted: Perms, op: Op, at: u64, len: u64) -> Result<()> {
-        allowed(self.permissions.perm, wanted).map_err(|cause| BlockError::new(op, at, len, cause))
+        let allowed = match self.key.get() {
+            Some(_) => allowed(self.permissions.perm, wanted),
+            None => Err(Cause::Closed),
+        };
+        allowed.map_err(|cause| BlockError::new(op, at, len, cause))
     }
 }
 
 /// Refuses what `user` has not taken, by name.
-pub(super) fn allowed(user: Perms, wanted: Perms) -> Result<(), Cause> {
+fn allowed(user: Perms, wanted: Perms) -> Result<(), Cause> {
     let missing = wanted & !user;
     match Perms::EACH
         .iter()
@@ -145,7 +172,9 @@ impl Deref for BlockChild {
 
 impl Drop for BlockChild {
     fn drop(&mut self) {
-        self.node.inner.detach(self.key);
+        if let Some(key) = self.key.get() {
+            self.node.inner.detach(key);
+        }
     }
 }
 

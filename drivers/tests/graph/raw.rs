@@ -298,3 +298,39 @@ fn a_saved_state_is_no_disk_to_show() {
         ));
     });
 }
+
+#[test]
+fn closing_raw_closes_the_file_and_gives_its_locks_back() {
+    let bench = Bench::new(CacheMode::Writeback).with(&[0; 4096]);
+    bench.run(async {
+        let file = bench.file().await;
+        let raw = window(&bench, &file, 0, None).await;
+        let second = FileOptions::writer(bench.workers.clone());
+        let refused = FileDriver::open(bench.path(), second.clone()).await;
+        assert!(matches!(refused.map(drop), Err(OpenError::Locked { .. })));
+        raw.close().await.expect("close");
+        assert!(file.is_closed(), "nobody else uses it");
+        let opened = FileDriver::open(bench.path(), second).await;
+        opened.expect("nobody holds it, though the nodes are still there");
+    });
+}
+
+#[test]
+fn closing_raw_leaves_a_file_open_that_another_window_shows() {
+    let bench = Bench::new(CacheMode::Writeback).with(&[7; 4096]);
+    bench.run(async {
+        let file = bench.file().await;
+        let mut windows = Vec::new();
+        for _ in 0..2 {
+            let user = file
+                .attach("a window", Permissions::force_share())
+                .expect("shared");
+            let driver = RawDriver::open(user, RawOptions::default()).await;
+            windows.push(bench.node("raw", driver.expect("a window")).await);
+        }
+        windows[0].close().await.expect("close");
+        assert_eq!(read(&windows[1], 0, 3).await, Ok(vec![7; 3]));
+        windows[1].close().await.expect("close");
+        assert!(file.is_closed(), "the last one closes it");
+    });
+}

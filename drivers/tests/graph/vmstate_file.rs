@@ -174,3 +174,21 @@ fn errors_are_those_of_the_save_and_not_of_the_write_below() {
     });
     assert_eq!(bench.bytes(), pattern(1000));
 }
+
+#[test]
+fn closing_the_state_closes_the_file() {
+    let bench = Bench::new(CacheMode::Writeback);
+    bench.run(async {
+        let (state, file) = state(&bench).await;
+        save(&state, 0, b"bytes").await.expect("save");
+        state.finish_vmstate(5).await.expect("finish");
+        state.close().await.expect("close");
+        assert!(file.is_closed());
+        assert_eq!(
+            file.close().await,
+            Ok(()),
+            "a second close tells the result of the first"
+        );
+    });
+    assert_eq!(bench.bytes(), b"bytes");
+}
