@@ -45,7 +45,7 @@ fn requests_that_are_dropped_failed_and_gated_leave_the_bytes_of_their_order() {
 
 fn round(seed: u64, seen: &mut Seen) {
     let mut random = Random(seed * 104_729);
-    let faulty = seed % 2 == 0;
+    let faulty = seed.is_multiple_of(2);
     let rig = Rig::new(TestDiskOptions {
         limits: BlockLimits {
             max_transfer: nonzero(2048),
