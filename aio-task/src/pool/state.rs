@@ -1,6 +1,8 @@
 //! What all handles, slots and tasks of one pool share.
 
 use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::mem;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
@@ -140,19 +142,31 @@ impl<E: 'static> State<E> {
         wakes.wake();
     }
 
+    /// Takes note of a failure. What nobody wants is dropped here: foreign code, whose panic must not keep those who wait for the task's
+    /// end from being woken. It counts as this task's panic.
     fn record(&self, error: Option<PoolError<E>>, payload: Option<Payload>) {
         if let Some(error) = error.map(Rc::new) {
             let spare = self.verdict.borrow_mut().count(error);
-            drop(spare);
-        }
-        match payload {
-            // The panic hook has printed its message; this says whose it was.
-            Some(payload) if self.life.get() == Life::Closed => print(&payload),
-            Some(payload) => {
-                let spare = self.verdict.borrow_mut().keep(payload);
-                drop(spare);
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(spare))) {
+                self.keep(payload);
             }
-            None => {}
+        }
+        if let Some(payload) = payload {
+            self.keep(payload);
+        }
+    }
+
+    /// Keeps a payload for the next `wait_all`; prints it where there will be none.
+    fn keep(&self, payload: Payload) {
+        let spare = if self.life.get() == Life::Closed {
+            // The panic hook has printed its message; this says whose it was.
+            print(&payload);
+            Some(payload)
+        } else {
+            self.verdict.borrow_mut().keep(payload)
+        };
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(spare))) {
+            mem::forget(again); // a payload that panics when dropped, of one that did
         }
     }
 
@@ -174,7 +188,9 @@ fn throw_or_print(payload: Payload) {
 }
 
 fn print(payload: &Payload) {
-    eprintln!(
+    // Not `eprintln!`: it panics where stderr cannot be written, and this thread may be panicking already.
+    let _ = writeln!(
+        std::io::stderr(),
         "aio-task: a task of a dropped pool had panicked: {}",
         text(payload)
     );

@@ -1,7 +1,10 @@
+use std::cell::Cell;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::task::Poll;
 
-use aio_task::{PoolError, WaitAllError};
+use aio_task::{AioTaskPool, PoolError, WaitAllError};
 
 use super::accounting::FreedAtTheEnd;
 use super::support::{Gate, Log, Probe, now};
@@ -219,4 +222,73 @@ fn errors_say_which_task_and_what() {
         PoolError::<&str>::Panicked { index: 3 }.to_string(),
         "task 3 panicked"
     );
+}
+
+/// An error that panics when it is dropped, while that is wanted.
+#[derive(Clone)]
+struct Bomb(Rc<Cell<bool>>);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if self.0.get() {
+            std::panic::panic_any("of the error");
+        }
+    }
+}
+
+#[test]
+fn a_panic_while_a_later_error_is_freed_still_wakes_everyone_and_is_thrown() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = AioTaskPool::<Bomb>::new(&context.handle(), NonZeroUsize::MIN);
+    let armed = Rc::new(Cell::new(false));
+    let (first, second) = (Bomb(Rc::default()), Bomb(Rc::clone(&armed)));
+    assert!(now(pool.start_task(async { Err(first) })).is_ok());
+    let gate = Gate::new();
+    let fails = gate.clone();
+    let task = async move {
+        fails.await;
+        Err(second)
+    };
+    assert!(now(pool.start_task(task)).is_ok());
+    let log = Log::default();
+    let noted = |what: &'static str| {
+        let log = log.clone();
+        move || log.note(what)
+    };
+    let mut one = Probe::new(pool.wait_one(), noted("one"));
+    let mut slot = Probe::new(pool.wait_slot(), noted("slot"));
+    let mut all = Probe::new(pool.wait_all(), noted("all"));
+    assert!(one.is_pending() && slot.is_pending() && all.is_pending());
+    armed.set(true);
+    gate.open(());
+    hand.run_until_stalled();
+    armed.set(false);
+    assert_eq!(log.take(), ["one", "slot", "all"]);
+    assert_eq!((pool.busy(), pool.reserved(), pool.errors()), (0, 0, 2));
+    assert!(matches!(one.poll(), Poll::Ready(Ok(()))));
+    assert!(matches!(slot.poll(), Poll::Ready(Ok(()))));
+    let caught = catch_unwind(AssertUnwindSafe(|| all.poll().is_ready()));
+    let payload = caught.expect_err("it is thrown");
+    assert_eq!(payload.downcast_ref(), Some(&"of the error"));
+    assert_eq!(pool.status().map(|error| error.index()), Some(0));
+}
+
+/// A payload whose own drop panics.
+struct Spiteful;
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        std::panic::panic_any("of the payload");
+    }
+}
+
+#[test]
+fn a_payload_that_panics_when_nobody_wants_it_holds_up_nobody() {
+    let context = context();
+    let pool = pool(&context, 1);
+    start(&pool, async { std::panic::panic_any("kept") });
+    start(&pool, async { std::panic::panic_any(Spiteful) });
+    assert_eq!((counts(&pool), pool.errors()), ((0, 0), 2));
+    assert_eq!(thrown(&pool), Some("kept"));
 }
