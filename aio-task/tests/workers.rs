@@ -1,5 +1,6 @@
 //! Worker threads: started on demand, leave when idle, lose no job.
 use std::num::NonZeroUsize;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
@@ -213,4 +214,42 @@ fn a_slot_dropped_by_its_sender_on_another_thread_wakes_the_waiter() {
         assert!(context.block_on(completion).is_err());
         sender.join().unwrap();
     }
+}
+
+#[test]
+fn a_job_for_which_no_thread_can_be_started_is_dropped_and_says_why() {
+    const CHILD: &str = "AIO_TASK_TEST_WITHOUT_THREADS";
+    const NAME: &str = "a_job_for_which_no_thread_can_be_started_is_dropped_and_says_why";
+    if std::env::var_os(CHILD).is_some() {
+        return without_threads();
+    }
+    // A stack that no address space has room for: only a process of its own can be asked for it.
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args([NAME, "--exact", "--test-threads=1", "--nocapture"])
+        .env(CHILD, "1")
+        .env("RUST_MIN_STACK", (1u64 << 47).to_string())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    let complained = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{said}{complained}");
+    assert!(said.contains("1 passed"), "{said}");
+    assert!(said.contains("no worker thread could be started"), "{said}");
+}
+
+/// In the child.
+fn without_threads() {
+    let pool = pool(2);
+    for _ in 0..2 {
+        let held = Arc::new(());
+        let theirs = held.clone();
+        let refused = block_on(pool.run(move || drop(theirs)));
+        let Err(error @ JobError::Spawn(_)) = refused else {
+            panic!("a thread was started all the same: {refused:?}");
+        };
+        println!("{error}");
+        assert_eq!(Arc::strong_count(&held), 1, "the job is dropped");
+        assert_eq!(pool.threads(), 0, "a thread that never was does not count");
+    }
+    pool.shutdown(); // waits for nobody
 }
