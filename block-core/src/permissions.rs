@@ -97,10 +97,11 @@ impl Permissions {
             shared: Perms::CONSISTENT_READ | Perms::WRITE_UNCHANGED,
         }
     }
-    /// Reads whatever others do meanwhile (`qemu-img -U`): no consistency is claimed.
+    /// Reads whatever others do meanwhile, as `qemu-img check -U` and `qemu-io -r -U` do: shares everything. Only a user that does not
+    /// share reading keeps it out.
     pub fn force_share() -> Self {
         Self {
-            perm: Perms::NONE,
+            perm: Perms::CONSISTENT_READ,
             shared: Perms::ALL,
         }
     }

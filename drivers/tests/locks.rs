@@ -125,7 +125,7 @@ fn the_writer_the_reader_and_the_sharer_hold_what_qemu_holds() {
     let cases = [
         (Permissions::writer(), vec![100, 101, 103, 201, 203]),
         (Permissions::reader(), vec![100, 201, 203]),
-        (Permissions::force_share(), vec![]),
+        (Permissions::force_share(), vec![100]),
     ];
     for (permissions, bytes) in cases {
         let file = bench.open(bench.options(permissions)).expect("open");
@@ -266,7 +266,10 @@ fn a_foreign_write_lock_on_a_byte_of_ours_is_a_conflict() {
         "{refused:?}"
     );
     bench
-        .open(bench.options(Permissions::force_share()))
+        .open(bench.options(Permissions {
+            perm: Perms::NONE,
+            shared: Perms::ALL,
+        }))
         .expect("asks for nothing");
 }
 

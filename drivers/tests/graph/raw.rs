@@ -278,7 +278,7 @@ fn errors_of_the_child_are_told_in_the_windows_offsets() {
 fn user_sharing(node: &BlockNode) -> BlockChild {
     let permissions = Permissions::force_share();
     node.attach("a second one", permissions)
-        .expect("it takes nothing")
+        .expect("it shares everything")
 }
 
 #[test]
