@@ -19,7 +19,7 @@
 //! | a later write inside the tail's block | `a_write_behind_a_flushed_tail_reads_nothing` |
 //! | many partial blocks | `scattered_bytes_arrive_though_more_blocks_are_partial_than_are_kept` |
 //! | a dropped future loses a buffer | `a_dropped_write_keeps_exactly_its_prefix` |
-//! | a dropped finalize | `a_length_told_by_a_dropped_finalize_cuts_nothing_off_the_next_save`, `after_a_dropped_finalize_the_save_may_go_on` |
+//! | a dropped finalize | `a_length_told_by_a_dropped_finalize_cuts_nothing_off_the_next_save`, `after_a_dropped_finalize_the_save_may_go_on`, `finalize_waits_for_what_a_cancelled_save_left_in_flight_anywhere` |
 //! | drain | `a_drained_node_is_quiet_while_buffered_bytes_stay`, `in_a_drained_section_bytes_are_accepted_while_there_is_room`, `finalize_waits_for_the_last_drained_section_to_end` |
 //! | positions unchecked | `a_position_past_the_largest_offset_is_refused_and_nothing_is_written` |
 //! | no progress, no cancellation | `progress_tells_accepted_submitted_completed`, `a_cancel_from_another_thread_stops_a_waiting_write`, `a_dropped_save_is_a_cancel_and_the_next_one_waits_for_its_flights` |
@@ -802,6 +802,28 @@ fn a_length_told_by_a_dropped_finalize_cuts_nothing_off_the_next_save() {
     bench.release_everything();
     assert_eq!(end.done(), Ok(3 * CELL));
     assert_same(&bench.disk.vmstate_contents(), &pattern(2, 0, 3 * CELL));
+}
+
+#[test]
+fn finalize_waits_for_what_a_cancelled_save_left_in_flight_anywhere() {
+    let bench = Bench::new();
+    bench.disk.hold(Op::SaveVmstate, 5 * CELL..6 * CELL);
+    let first = begin(&bench, small(2));
+    write(&bench, &first, 5 * CELL, &pattern(1, 0, CELL));
+    drop(first);
+    let second = begin(&bench, small(2));
+    write(&bench, &second, 0, &pattern(2, 0, 100));
+    let end = bench.start({
+        let second = second.clone();
+        async move { second.finalize().await }
+    });
+    assert!(
+        !end.is_done(),
+        "the old bytes would land behind the new end"
+    );
+    bench.release_everything();
+    assert_eq!(end.done(), Ok(100));
+    assert_same(&bench.disk.vmstate_contents(), &pattern(2, 0, 100));
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! | never out of another save or of guest I/O | `a_failed_save_is_no_business_of_guest_io` |
 //! | a failing read of a merge, a failing length | `a_read_that_fails_while_merging_fails_the_save`, `a_length_that_cannot_be_told_fails_the_save`, `a_torn_write_fails_the_save` |
 //! | a failure wakes who waits | `a_write_that_waits_for_room_learns_of_the_failure` |
-//! | dropping is a cancel | `dropping_a_save_frees_everything_and_lets_flights_land` |
+//! | dropping is a cancel | `dropping_a_save_frees_everything_and_lets_flights_land`, `after_a_save_was_dropped_no_further_driver_call_starts` |
 //! | closing with an unfinalized save reports it | `closing_the_node_reports_an_unfinalized_save`, `closing_the_node_it_was_begun_on_reports_it_too` |
 //! | bytes outside are untouched | `a_failed_save_touches_nothing_outside_its_area` |
 
@@ -311,6 +311,35 @@ fn dropping_a_save_frees_everything_and_lets_flights_land() {
     drop(node);
     context.by_hand().run_until_stalled();
     assert!(disk.is_dropped());
+}
+
+#[test]
+fn after_a_save_was_dropped_no_further_driver_call_starts() {
+    let bench = Bench::new();
+    bench.disk.hold(Op::SaveVmstate, 0..u64::MAX);
+    let save = begin(&bench, small(4));
+    bench.run(async {
+        // Two runs of one buffer: one task, which makes one call after the other.
+        save.write(0, &pattern(1, 0, BLOCK))
+            .await
+            .expect("accepted");
+        save.write(4 * BLOCK, &pattern(1, 0, BLOCK))
+            .await
+            .expect("accepted");
+    });
+    drop(bench.start({
+        let save = save.clone();
+        async move { save.flush().await }
+    }));
+    assert_eq!(bench.writes(), [(0, BLOCK)]);
+    drop(save);
+    bench.release_everything();
+    assert_eq!(
+        bench.writes(),
+        [(0, BLOCK)],
+        "the second run was not in flight"
+    );
+    bench.drain_and_close();
 }
 
 #[test]
