@@ -28,8 +28,13 @@ pub(crate) const NAME: &str = "vmstate-file";
 /// child's request alignment cost no read.
 pub struct VmstateFileDriver {
     file: BlockChild,
-    /// How far the child reaches, or will when the saves that were started are over. Only grows; no save makes the child end before it.
-    claimed: Cell<u64>,
+    /// How far the child reaches, or will when the saves that were started are over; `None` until the first of them has asked. Only
+    /// grows, except at the end of a state; no save makes the child end before it.
+    claimed: Cell<Option<u64>>,
+    /// The child's length as a read last found it. Cleared by whatever may change it.
+    known: Cell<Option<u64>>,
+    /// Saves and ends of states, begun or over. Tells a read that the length it asked for may be old.
+    changes: Cell<u64>,
 }
 
 /// How much longer the file becomes at once when unaligned saves reach its end. A multiple of every request alignment that files have.
@@ -40,7 +45,9 @@ impl VmstateFileDriver {
     pub fn new(file: BlockChild) -> Self {
         Self {
             file,
-            claimed: Cell::new(0),
+            claimed: Cell::new(None),
+            known: Cell::new(None),
+            changes: Cell::new(0),
         }
     }
 }
@@ -92,6 +99,7 @@ impl BlockDriver for VmstateFileDriver {
         let len = src.len();
         let error = |cause| BlockError::new(Op::SaveVmstate, at.0, len, cause);
         let end = at.checked_add(len).ok_or(error(Cause::Overflow))?;
+        let _change = self.change();
         self.make_room(end.0).await.map_err(|e| error(e.cause))?;
         let written = self
             .file
@@ -124,7 +132,8 @@ impl BlockDriver for VmstateFileDriver {
             preallocation: Preallocation::Off,
         };
         // What comes next is another state's: it makes its own room.
-        self.claimed.set(len);
+        self.claimed.set(Some(len));
+        let _change = self.change();
         let result = self.file.truncate(to).await;
         result.map_err(|error| BlockError::new(Op::FinalizeVmstate, 0, len, error.cause))
     }
@@ -142,18 +151,17 @@ impl VmstateFileDriver {
     /// the change of length.
     async fn make_room(&self, end: u64) -> Result<()> {
         let alignment = u64::from(self.file.limits().request_alignment);
-        if end.is_multiple_of(alignment) {
-            self.claimed.set(self.claimed.get().max(end));
-            return Ok(());
+        if self.claimed.get().is_none() {
+            let length = self.file.length().await?;
+            self.claimed.set(self.claimed.get().max(Some(length)));
         }
-        let length = self.file.length().await?;
-        let reach = self.claimed.get().max(length);
-        if end.next_multiple_of(alignment) <= reach {
-            self.claimed.set(reach);
+        let reach = self.claimed.get().unwrap_or(0);
+        if end.is_multiple_of(alignment) || end.next_multiple_of(alignment) <= reach {
+            self.claimed.set(Some(reach.max(end)));
             return Ok(());
         }
         let len = end.next_multiple_of(GROWTH.max(alignment));
-        self.claimed.set(len);
+        self.claimed.set(Some(len));
         let to = Truncate {
             len,
             exact: false,
@@ -162,9 +170,41 @@ impl VmstateFileDriver {
         self.file.truncate(to).await
     }
 
+    /// The child's length, asked once while nothing changes it: a loader's thousands of reads need no system call each for it.
+    async fn readable_length(&self) -> Result<u64> {
+        if let Some(length) = self.known.get() {
+            return Ok(length);
+        }
+        let changes = self.changes.get();
+        let length = self.file.length().await?;
+        if self.changes.get() == changes {
+            self.known.set(Some(length));
+        }
+        Ok(length)
+    }
+
+    /// The length may change from now on until the guard is dropped.
+    fn change(&self) -> impl Drop + '_ {
+        struct Change<'a>(&'a VmstateFileDriver);
+        impl Change<'_> {
+            fn note(&self) {
+                self.0.known.set(None);
+                self.0.changes.set(self.0.changes.get() + 1);
+            }
+        }
+        impl Drop for Change<'_> {
+            fn drop(&mut self) {
+                self.note();
+            }
+        }
+        let change = Change(self);
+        change.note();
+        change
+    }
+
     /// Reads what the child has, and zeroes behind its end. The child is not asked for a byte behind its end.
     async fn read_clipped(&self, at: u64, mut dst: ReadVector) -> (ReadVector, Result<()>) {
-        let length = match self.file.length().await {
+        let length = match self.readable_length().await {
             Ok(length) => length,
             Err(error) => return (dst, Err(error)),
         };

@@ -1,6 +1,8 @@
 //! One stream in a plain file.
 
 use super::*;
+use block_core::BlockLimits;
+use block_core::test_disk::{TestDisk, TestDiskOptions};
 use block_drivers::VmstateFileDriver;
 
 async fn state(bench: &Bench) -> (BlockNode, BlockNode) {
@@ -191,4 +193,45 @@ fn closing_the_state_closes_the_file() {
         );
     });
     assert_eq!(bench.bytes(), b"bytes");
+}
+
+#[test]
+fn the_length_is_asked_once_and_again_after_a_save() {
+    let bench = Bench::new(CacheMode::Writeback);
+    bench.run(async {
+        let options = TestDiskOptions {
+            grows: true,
+            limits: BlockLimits {
+                request_alignment: 512,
+                ..BlockLimits::default()
+            },
+            ..TestDiskOptions::default()
+        };
+        let (disk, knobs) = TestDisk::new(options);
+        let file = bench.node("file", disk).await;
+        let state = bench
+            .node("state", VmstateFileDriver::new(user(&file)))
+            .await;
+        let stream = pattern(100_000);
+        let start = knobs.length_calls();
+        for (piece, bytes) in stream.chunks(1000).enumerate() {
+            save(&state, piece as u64 * 1000, bytes)
+                .await
+                .expect("save");
+        }
+        assert!(knobs.length_calls() - start <= 2, "not once per piece");
+
+        let start = knobs.length_calls();
+        for piece in 0..100 {
+            let bytes = load(&state, piece * 1000, 1000).await.expect("load");
+            assert_eq!(bytes, stream[piece as usize * 1000..][..1000]);
+        }
+        assert!(knobs.length_calls() - start <= 1, "not once per read");
+
+        // What a save adds is seen by the next read, also where zeroes were read before.
+        let end = 3 << 20;
+        assert_eq!(load(&state, end, 10).await, Ok(vec![0; 10]));
+        save(&state, end, &[7; 10]).await.expect("save");
+        assert_eq!(load(&state, end, 10).await, Ok(vec![7; 10]));
+    });
 }
