@@ -211,3 +211,31 @@ fn zeroes_of_no_bytes_wait_for_nobody_but_the_gate() {
     rig.release_until_quiet();
     assert_eq!(modify.result(), Some(Ok(())));
 }
+
+#[test]
+fn the_length_is_told_in_a_drained_section_after_a_change_that_failed_too() {
+    for op in [Op::Write, Op::WriteZeroes, Op::Truncate] {
+        let rig = Rig::new(block_core::test_disk::TestDiskOptions {
+            grows: true,
+            ..plain(4096)
+        });
+        rig.disk.fail_nth(op, 0, block_core::Errno::NOSPC);
+        let failed = match op {
+            Op::Write => rig.write(5000, b"behind the end"),
+            Op::WriteZeroes => {
+                let zeroes = ZeroFlags::default();
+                rig.run(rig.node.pwrite_zeroes(DiskOffset(5000), 9, zeroes))
+            }
+            _ => rig.run(rig.node.truncate(to(9000))),
+        };
+        failed.expect_err("no space");
+        let section = rig.run(rig.node.drain_begin()).expect("quiet");
+        let length = rig.start(async |node: BlockNode| node.length().await);
+        assert_eq!(
+            length.result(),
+            Some(Ok(4096)),
+            "{op}: whoever holds the section would wait for itself"
+        );
+        drop(section);
+    }
+}

@@ -29,8 +29,7 @@ impl Length {
         }
     }
 
-    /// The length may have changed in a way that is not known.
-    pub(super) fn forget(&self) {
+    fn forget(&self) {
         self.set(None);
     }
 
@@ -47,6 +46,14 @@ impl Inner {
             Some(size) if size >= end => Ok(size),
             _ => self.fresh_size().await,
         }
+    }
+
+    /// The length may have changed in a way that is not known. Asked before the request that did it ends, so that it is known in a drained
+    /// section, where nobody passes the gate to ask.
+    pub(super) async fn relearn_length(&self) {
+        self.length.forget();
+        // An error is told to whoever needs the length next. The request itself went as it went.
+        let _ = self.fresh_size().await;
     }
 
     /// The length as the driver tells it.

@@ -33,10 +33,7 @@ impl Inner {
         let place = self.tracked.track(0..u64::MAX, true);
         place.turn().await;
         let result = self.driver.truncate(to).await.map_err(|e| e.cause);
-        self.length.forget();
-        result?;
-        // For those who ask next; the truncate itself has succeeded whatever comes of it.
-        let _ = self.fresh_size().await;
-        Ok(())
+        self.relearn_length().await;
+        result
     }
 }

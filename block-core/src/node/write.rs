@@ -68,7 +68,7 @@ impl Inner {
         let result = self
             .write_blocks(change.at, src, self.native(change.fua))
             .await;
-        self.changed(&change, &result);
+        self.changed(&change, &result).await;
         result?;
         self.stable(change.fua).await
     }
@@ -76,7 +76,7 @@ impl Inner {
     async fn write_padded(&self, change: Change, src: IoVector) -> Result<(), Cause> {
         let (_place, size) = self.place_padded(&change).await?;
         let result = self.modify(&change, size, src).await;
-        self.changed(&change, &result);
+        self.changed(&change, &result).await;
         let cut = result?;
         // A length that was set back has to be stable too, which the driver's FUA does not promise.
         if cut && change.fua {
@@ -101,10 +101,10 @@ impl Inner {
     }
 
     /// Keeps what is known of the length right after a change.
-    pub(super) fn changed<T>(&self, change: &Change, result: &Result<T, Cause>) {
+    pub(super) async fn changed<T>(&self, change: &Change, result: &Result<T, Cause>) {
         match result {
             Ok(_) => self.grew(change.end),
-            Err(_) if self.driver.grows() => self.length.forget(),
+            Err(_) if self.driver.grows() => self.relearn_length().await,
             Err(_) => {}
         }
     }

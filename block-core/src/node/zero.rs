@@ -44,7 +44,7 @@ impl Inner {
             self.place_padded(&change).await?
         };
         let result = self.zero_parts(&change, size, flags).await;
-        self.changed(&change, &result);
+        self.changed(&change, &result).await;
         let cut = result?;
         if cut && change.fua {
             return self.flush_driver().await;
