@@ -3,14 +3,14 @@
 mod common;
 
 use block_core::{
-    BlockDriver, BlockLimits, Cause, DiskOffset, IoBuf, IoVector, NodeBuilder, ReadVector, Result,
-    VmstateLimits, VmstateOffset, WriteFlags,
+    BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, DiskOffset, IoBuf, IoVector,
+    NodeBuilder, Op, ReadVector, Result, VmstateLimits, VmstateOffset, WriteFlags,
 };
 use common::*;
 
 /// A driver whose reads succeed and hand back what `answer` makes of the memory they were lent.
 struct OtherMemory {
-    answer: fn(ReadVector) -> ReadVector,
+    answer: Answer,
     alignment: u32,
 }
 
@@ -47,8 +47,10 @@ impl BlockDriver for OtherMemory {
     }
 }
 
+type Answer = fn(ReadVector) -> ReadVector;
+
 /// What a driver may do to the memory, each wrong in its way.
-const ANSWERS: [(&str, fn(ReadVector) -> ReadVector); 4] = [
+const ANSWERS: [(&str, Answer); 4] = [
     ("nothing", |_| ReadVector::new()),
     ("an empty piece", |_| ReadVector::from(IoBuf::empty())),
     ("less", |mut dst| {
@@ -117,6 +119,72 @@ fn a_partial_block_that_the_driver_does_not_give_back_fails_the_write() {
                 handed_back_other_memory(&cause),
                 "{what}, {at}+{len}: {cause}"
             );
+        }
+    }
+}
+
+/// What a driver says about its bytes may be anything too.
+struct OtherAnswers {
+    length: u64,
+    status: u64,
+}
+
+impl BlockDriver for OtherAnswers {
+    fn format_name(&self) -> &'static str {
+        "other-answers"
+    }
+    fn limits(&self) -> BlockLimits {
+        direct(0).limits
+    }
+    async fn length(&self) -> Result<u64> {
+        Ok(self.length)
+    }
+    async fn preadv(&self, at: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
+        let moved = Cause::Short { moved: u64::MAX };
+        let len = dst.len();
+        (dst, Err(BlockError::new(Op::Read, at.0, len, moved)))
+    }
+    async fn pwritev(&self, at: DiskOffset, src: IoVector, _: WriteFlags) -> Result<()> {
+        let moved = Cause::Short { moved: u64::MAX };
+        Err(BlockError::new(Op::Write, at.0, src.len(), moved))
+    }
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    async fn block_status(&self, _: DiskOffset, _: u64) -> Result<BlockStatus> {
+        Ok(BlockStatus {
+            len: self.status,
+            data: true,
+            zero: false,
+            allocated: true,
+            map: Some(DiskOffset(u64::MAX)),
+        })
+    }
+}
+
+#[test]
+fn impossible_numbers_of_a_driver_are_errors_or_cut_and_no_panic() {
+    let rig = Rig::new(plain(0));
+    let node = |length, status| {
+        let builder = NodeBuilder::new("odd");
+        rig.run(builder.open(rig.node.handle(), OtherAnswers { length, status }))
+    };
+    assert_eq!(cause(node(u64::MAX, 0)), Cause::Overflow);
+    assert_eq!(cause(node(1 << 63, 0)), Cause::Overflow);
+    let last = (1 << 63) - 1;
+    for status in [0, 1, 511, 512, u64::MAX] {
+        let node = node(last, status).expect("as long as a file can be");
+        for (at, len) in [(0, 512), (100, 1000), (700, 1), (last - 1023, 512)] {
+            let told = rig.run(node.block_status(DiskOffset(at), len));
+            let told = told.expect("something is known").len;
+            assert!((1..=len).contains(&told), "{at}+{len}: {told}");
+            let mut dst = vec![0; len as usize];
+            for moved in [
+                cause(rig.run(node.pread(DiskOffset(at), &mut dst))),
+                cause(rig.run(node.pwrite(DiskOffset(at), &dst, WriteFlags::default()))),
+            ] {
+                assert!(matches!(moved, Cause::Short { .. }), "{at}+{len}: {moved}");
+            }
         }
     }
 }
