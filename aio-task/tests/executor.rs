@@ -397,3 +397,49 @@ fn a_step_from_inside_the_context_does_nothing() {
     context.handle().spawn(async {}).detach();
     assert!(!context.block_on(stepped).unwrap());
 }
+
+/// A payload whose own drop panics.
+struct Spiteful;
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        std::panic::panic_any("of the payload");
+    }
+}
+
+/// Panics with it when dropped.
+struct Fuse;
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        std::panic::panic_any(Spiteful);
+    }
+}
+
+#[test]
+fn a_payload_that_panics_when_it_is_dropped_ends_neither_the_context_nor_the_process() {
+    let context = AioContext::new().unwrap();
+    let job = |_: &aio_task::AioHandle| std::panic::panic_any(Spiteful);
+    context.remote().submit(job).unwrap();
+    let cancelled = context.handle().spawn({
+        let fuse = Fuse;
+        async move {
+            let _fuse = fuse;
+            pending::<()>().await
+        }
+    });
+    drop(cancelled);
+    let fuse = Fuse;
+    let twice = context.handle().spawn(poll_fn(move |_| -> Poll<()> {
+        let _freed_after_the_poll = &fuse;
+        std::panic::panic_any("of the poll")
+    }));
+    let error = context.block_on(twice).unwrap_err();
+    let JoinError::Panicked(payload) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(payload.downcast_ref(), Some(&"of the poll"));
+    let unused = Fuse;
+    context.remote().submit(move |_| drop(unused)).unwrap();
+    drop(context); // with the job in its inbox
+}

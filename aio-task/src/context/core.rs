@@ -1,14 +1,13 @@
 //! The loop: what one turn of a context does.
 use std::cell::{Cell, RefCell};
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
 use super::remote::main_waker;
 use super::run_queue::{Item, RunQueue};
-use super::task::Tasks;
+use super::task::{Tasks, swallow_panic};
 use super::timer::Timers;
 use super::waiters::Waiters;
 use super::{AioHandle, Remote};
@@ -110,8 +109,8 @@ impl Core {
                 Item::Task(runnable) => self.poll_task(runnable),
                 Item::Job(job) => {
                     let handle = self.handle();
-                    // The panic hook has told of it, and the submitter is on another thread.
-                    let _ = catch_unwind(AssertUnwindSafe(|| job(&handle)));
+                    // The submitter is on another thread.
+                    swallow_panic(|| job(&handle));
                 }
             }
         }
@@ -228,7 +227,7 @@ impl Core {
 
 /// A task's future catches its own panics; the captures of a job do not.
 fn drop_quietly(item: Item) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(item)));
+    swallow_panic(|| drop(item));
 }
 
 /// Somebody drives the context for as long as this lives.

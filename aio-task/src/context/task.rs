@@ -3,6 +3,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::error::Error;
 use std::fmt;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -176,7 +177,11 @@ impl<F: Future> Future for Body<F> {
         let dropped = catch_unwind(AssertUnwindSafe(|| slot.set(None)));
         Poll::Ready(match (output, dropped) {
             (Ok(output), Ok(())) => Ok(output),
-            (Err(payload), _) | (_, Err(payload)) => Err(payload),
+            (Err(payload), Ok(())) | (Ok(_), Err(payload)) => Err(payload),
+            (Err(payload), Err(second)) => {
+                swallow_panic(|| drop(second));
+                Err(payload)
+            }
         })
     }
 }
@@ -185,7 +190,16 @@ impl<F: Future> Future for Body<F> {
 impl<F> PinnedDrop for Body<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut slot = self.project().future;
-        // The panic hook has told of it; there is nobody else left to tell.
-        let _ = catch_unwind(AssertUnwindSafe(|| slot.set(None)));
+        // There is nobody left to tell.
+        swallow_panic(|| slot.set(None));
+    }
+}
+
+/// Runs foreign code whose panic concerns nobody: the panic hook has told of it. Nor does a payload that panics when it is dropped.
+pub(super) fn swallow_panic(code: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(code))
+        && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload)))
+    {
+        mem::forget(again);
     }
 }
