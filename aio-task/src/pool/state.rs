@@ -1,7 +1,6 @@
 //! What all handles, slots and tasks of one pool share.
 
 use std::cell::{Cell, RefCell};
-use std::io::Write;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -188,10 +187,11 @@ fn throw_or_print(payload: Payload) {
 }
 
 fn print(payload: &Payload) {
-    // Not `eprintln!`: it panics where stderr cannot be written, and this thread may be panicking already.
-    let _ = writeln!(
-        std::io::stderr(),
-        "aio-task: a task of a dropped pool had panicked: {}",
-        text(payload)
-    );
+    // `eprintln` panics where stderr cannot be written, and this thread may be panicking already.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        eprintln!(
+            "aio-task: a task of a dropped pool had panicked: {}",
+            text(payload)
+        );
+    }));
 }
