@@ -1,7 +1,7 @@
 //! How one model is explored, so that it cannot pass without checking anything.
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 /// One model: what `models` lists, and what a process runs.
@@ -11,18 +11,21 @@ pub struct Model {
     pub name: &'static str,
     /// The numbers of the [`properties`](crate::properties) it is about.
     pub properties: &'static [u8],
+    /// What at least one interleaving must [`reach`]: a model that never sees one of its cases says nothing about it.
+    pub reaches: &'static [&'static str],
     /// One execution. loom calls it once for each interleaving.
     pub body: fn(),
 }
 
-/// A list of models: `models![name: [property, ...], ...]`.
+/// A list of models: `models![name: [property, ...], name: [property, ...] reaches ["case", ...], ...]`.
 #[macro_export]
 macro_rules! models {
-    ($($name:ident: [$($property:literal),*]),* $(,)?) => {
+    ($($name:ident: [$($property:literal),*] $(reaches [$($case:literal),*])?),* $(,)?) => {
         /// This file's models.
         pub const MODELS: &[$crate::check::Model] = &[$($crate::check::Model {
             name: stringify!($name),
             properties: &[$($property),*],
+            reaches: &[$($($case),*)?],
             body: $name,
         }),*];
     };
@@ -44,7 +47,7 @@ pub struct Limits {
 pub struct Explored {
     /// Executions, each another interleaving.
     pub interleavings: u64,
-    /// How long that took.
+    /// How much processor time that took.
     pub seconds: f64,
 }
 
@@ -71,7 +74,7 @@ pub fn explore(limits: &Limits, body: impl Fn() + Send + Sync + 'static) -> Expl
     builder.expect_explicit_explore = false;
     builder.location = limits.trace;
     builder.log = limits.trace;
-    let start = Instant::now();
+    let start = spent();
     let body = Arc::new(body);
     builder.check(move || {
         EXECUTION.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +82,39 @@ pub fn explore(limits: &Limits, body: impl Fn() + Send + Sync + 'static) -> Expl
     });
     Explored {
         interleavings: EXECUTION.load(Ordering::Relaxed),
-        seconds: start.elapsed().as_secs_f64(),
+        seconds: spent() - start,
+    }
+}
+
+/// The seconds of processor time that this process has used, where the system tells; else those that have passed.
+fn spent() -> f64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let passed = START.get_or_init(Instant::now).elapsed().as_secs_f64();
+    std::fs::read_to_string("/proc/self/schedstat")
+        .ok()
+        .and_then(|text| text.split_whitespace().next()?.parse().ok())
+        .map_or(passed, |nanos: f64| nanos / 1e9)
+}
+
+/// Notes that an interleaving came to this case.
+pub fn reach(case: &'static str) {
+    let mut reached = REACHED.lock().unwrap();
+    if !reached.contains(&case) {
+        reached.push(case);
+    }
+}
+
+/// Every case that was reached in this process. A lock of std's, never held across an operation of loom's.
+static REACHED: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+
+impl Model {
+    /// The first case that no interleaving came to.
+    pub fn unreached(&self) -> Option<&'static str> {
+        let reached = REACHED.lock().unwrap();
+        self.reaches
+            .iter()
+            .copied()
+            .find(|case| !reached.contains(case))
     }
 }
 

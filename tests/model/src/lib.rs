@@ -9,11 +9,16 @@
 //! | [`build`] | always | how to build the models so that loom sees everything, whatever the caller's environment says |
 //! | [`properties`] | always | what the models must cover, numbered |
 //! | [`suite`] | always | runs models, one process each |
+//! | [`bugs`] | always | runs the litmus set over implementations with a known bug, which must be caught |
 //! | `check` | under loom | how one model is explored |
 //! | `models` | under loom | the models |
+//! | `litmus` | under loom | published bugs as models of anybody's executor |
+pub mod bugs;
 pub mod build;
 #[cfg(loom)]
 pub mod check;
+#[cfg(loom)]
+pub mod litmus;
 #[cfg(loom)]
 pub mod models;
 pub mod properties;

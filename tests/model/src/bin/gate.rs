@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use model::bugs;
 use model::build::{self, build, folder};
 use model::properties::PROPERTIES;
 use model::suite::{End, Job, Outcome, PARALLEL, list, run, run_all, show};
@@ -60,6 +61,7 @@ fn check(bound: usize, seconds: f64, names: &[&str]) -> Result<bool> {
     let mut failed = complaints(&models, &table);
     if names.is_empty() {
         failed.extend(uncovered(&models));
+        failed.extend(bugs::uncaught(&runner)?);
     }
     for complaint in &failed {
         println!("red: {complaint}");

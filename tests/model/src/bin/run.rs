@@ -3,6 +3,7 @@
 //! `run --list`: a line per model, `name`, tab, its properties.
 //! `run NAME BOUND...`: explores it with at most so many preemptions, or `all`; a line per bound, `explored`, bound, interleavings,
 //! seconds, between tabs. A failure ends the process with another code than 0.
+//! `run --litmus`: a line per bug of the litmus set. `run --litmus BUG right|wrong BOUND`: its model over the toy without it or with it.
 //! `run NAME BOUND --store FILE N`, `run NAME BOUND --trace FILE`: the two steps of a replay.
 
 #[cfg(loom)]
@@ -17,6 +18,9 @@ fn main() {
             println!("{}\t{:?}", model.name, model.properties);
         }
         return;
+    }
+    if name == "--litmus" {
+        return litmus(arguments.collect());
     }
     let Some(model) = model::models::all().find(|model| model.name == name) else {
         eprintln!("no model is called {name}");
@@ -51,6 +55,40 @@ fn main() {
             explored.interleavings, explored.seconds
         );
     }
+    if let Some(case) = model.unreached() {
+        println!("no interleaving came to this: {case}");
+        std::process::exit(1);
+    }
+}
+
+/// The litmus set over the toys: the wrong one ends the process as any failing model does.
+#[cfg(loom)]
+fn litmus(arguments: Vec<&str>) {
+    use model::check::{Limits, explore};
+    use model::litmus::toy::CASES;
+
+    let [bug, which, bound] = arguments[..] else {
+        for case in CASES {
+            println!("{}\t{}", case.name, case.report);
+        }
+        return;
+    };
+    let case = CASES.iter().find(|case| case.name == bug);
+    let case = case.expect("a bug of the set");
+    let limits = Limits {
+        preemptions: Some(bound.parse().expect("a bound is a number")),
+        ..Limits::default()
+    };
+    let body = if which == "wrong" {
+        case.wrong
+    } else {
+        case.right
+    };
+    let explored = explore(&limits, body);
+    println!(
+        "explored\t{bound}\t{}\t{:.3}",
+        explored.interleavings, explored.seconds
+    );
 }
 
 #[cfg(not(loom))]

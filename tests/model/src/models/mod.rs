@@ -2,7 +2,7 @@
 //! the production code it must catch. `src/faults` has these faults, and `cargo mutate` applies them.
 use crate::check::Model;
 
-mod support; // what models share
+pub(crate) mod support; // what models share
 
 mod executor;
 mod hosted;

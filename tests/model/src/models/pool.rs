@@ -1,3 +1,356 @@
 //! AioTaskPool under completions from other threads.
+use std::cell::{Cell, RefCell};
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, panic_any};
+use std::pin::pin;
+use std::rc::Rc;
 
-crate::models![];
+use aio_task::edge::{CancelFlag, Completer, slot};
+use aio_task::{AioContext, AioTaskPool, PoolError, WaitAllError, WaitOneError};
+use futures::FutureExt;
+use futures::future::{Either, join, select};
+use loom::thread::{self, JoinHandle};
+
+use super::support::{DropsHere, Token};
+use crate::check::reach;
+
+crate::models![
+    two_tasks_that_end_elsewhere_wake_who_waits_for_all_with_the_first_error: [29] reaches ["first", "second"],
+    with_one_slot_the_second_start_waits_for_the_first_end: [30],
+    wait_one_returns_though_both_tasks_ended_before_it_looked: [31] reaches ["one", "both"],
+    a_task_that_panics_while_another_ends_frees_its_slot_once: [32] reaches ["first", "second"],
+    a_pool_dropped_while_its_io_completes_drops_the_task_once: [33],
+    a_task_cancelled_while_its_io_completes_frees_its_slot_once: [33, 45] reaches ["completed", "cancelled"],
+    a_waiter_that_leaves_the_line_passes_its_slot_on: [34] reaches ["in line", "served"],
+    a_start_that_leaves_the_line_drops_its_task_unpolled: [34] reaches ["in line", "served"],
+    a_hint_that_leaves_in_its_turn_wakes_the_next_in_line: [34] reaches ["in line", "its turn"],
+    who_waits_for_all_stays_asleep_until_the_last_of_two_ends: [29],
+];
+
+fn pool(context: &AioContext, max: usize) -> AioTaskPool<u8> {
+    AioTaskPool::new(
+        &context.handle(),
+        NonZeroUsize::new(max).expect("a pool has a slot"),
+    )
+}
+
+fn complete_elsewhere<T: Send + 'static>(completer: Completer<T>, value: T) -> JoinHandle<()> {
+    thread::spawn(move || completer.complete(value))
+}
+
+fn join_all(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+/// The status is the error of the task whose end the context saw first, whichever thread was faster.
+/// Faults: the last error is kept; who waits for all is woken by one end only, or before `busy` drops.
+fn two_tasks_that_end_elsewhere_wake_who_waits_for_all_with_the_first_error() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 2);
+    let ended = Rc::new(RefCell::new(Vec::new()));
+    let ((a, first), (b, second)) = (slot(), slot());
+    let threads = [complete_elsewhere(a, 0), complete_elsewhere(b, 1)];
+    let status = context.block_on(async {
+        for completion in [first, second] {
+            let ended = ended.clone();
+            let task = async move {
+                let number = completion.await.unwrap();
+                ended.borrow_mut().push(number);
+                Err(number)
+            };
+            pool.start_task(task).await.unwrap();
+        }
+        pool.wait_all().await
+    });
+    let first = ended.borrow()[0];
+    reach(["first", "second"][usize::from(first)]);
+    let expected = PoolError::Task {
+        index: u64::from(first),
+        error: first,
+    };
+    assert_eq!(status, Err(WaitAllError::Status(expected)));
+    assert_eq!((pool.busy(), pool.errors()), (0, 2));
+    join_all(threads);
+}
+
+/// Never more than one busy, and the second task's first poll comes after the first one's end.
+/// Faults: the end does not serve the line; a slot is given away while it is taken; the second start does not wait.
+fn with_one_slot_the_second_start_waits_for_the_first_end() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let ended = Rc::new(Cell::new(0));
+    let ((a, first), (b, second)) = (slot(), slot());
+    let threads = [complete_elsewhere(a, 0), complete_elsewhere(b, 1)];
+    context.block_on(async {
+        for (before, completion) in [first, second].into_iter().enumerate() {
+            let ended = ended.clone();
+            let task = async move {
+                assert_eq!(ended.get(), before, "two tasks in one slot");
+                completion.await.unwrap();
+                ended.set(before + 1);
+                Ok(())
+            };
+            pool.start_task(task).await.unwrap();
+            assert!(pool.busy() + pool.reserved() <= 1);
+        }
+        assert_eq!(pool.wait_all().await, Ok(()));
+    });
+    assert_eq!(ended.get(), 2);
+    join_all(threads);
+}
+
+/// Both may have ended in one turn: one `wait_one` returns, and the next has nothing to wait for.
+/// Faults: an end wakes nobody who waits for one; `wait_one` waits though nothing is busy.
+fn wait_one_returns_though_both_tasks_ended_before_it_looked() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 2);
+    let ((a, first), (b, second)) = (slot::<()>(), slot());
+    let threads = [complete_elsewhere(a, ()), complete_elsewhere(b, ())];
+    context.block_on(async {
+        for completion in [first, second] {
+            let task = async move { completion.await.map_err(|_| 0) };
+            pool.start_task(task).await.unwrap();
+        }
+        let before = pool.busy();
+        if before > 0 {
+            assert_eq!(pool.wait_one().await, Ok(()));
+            assert!(pool.busy() < before, "woken though no task ended");
+        }
+        reach(if pool.busy() == 0 { "both" } else { "one" });
+        while pool.busy() > 0 {
+            assert_eq!(pool.wait_one().await, Ok(()));
+        }
+        assert_eq!(pool.wait_one().await, Err(WaitOneError::NothingBusy));
+    });
+    join_all(threads);
+}
+
+/// The panic counts as the task's end: the slot passes on, the payload comes out of `wait_all`, and only then.
+/// Faults: a panic frees no slot, or two; it is not the status; its payload is lost.
+fn a_task_that_panics_while_another_ends_frees_its_slot_once() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 2);
+    let ((a, first), (b, second)) = (slot(), slot());
+    let threads = [complete_elsewhere(a, 0), complete_elsewhere(b, 1)];
+    let order = Rc::new(RefCell::new(Vec::new()));
+    context.block_on(async {
+        for completion in [first, second] {
+            let order = order.clone();
+            let task = async move {
+                let number = completion.await.unwrap();
+                order.borrow_mut().push(number);
+                if number == 0 {
+                    panic_any(7_u8);
+                }
+                Err(number)
+            };
+            pool.start_task(task).await.unwrap();
+        }
+        let third = pool.reserve().await.unwrap();
+        assert!(pool.busy() + pool.reserved() <= 2);
+        drop(third);
+        let ended = AssertUnwindSafe(pool.wait_all()).catch_unwind().await;
+        let payload = ended.expect_err("the panic comes out of wait_all");
+        assert_eq!(payload.downcast_ref::<u8>(), Some(&7));
+    });
+    let first = order.borrow()[0];
+    reach(["first", "second"][usize::from(first)]);
+    let expected = match first {
+        0 => PoolError::Panicked { index: 0 },
+        _ => PoolError::Task { index: 1, error: 1 },
+    };
+    assert_eq!(pool.status(), Some(expected));
+    assert_eq!((pool.busy(), pool.reserved(), pool.errors()), (0, 0, 2));
+    join_all(threads);
+}
+
+/// The task's future goes when its pool does, here; its late result is dropped by whoever has it.
+/// Faults: the last handle cancels nothing; a cancelled task is dropped by the thread that completes its I/O.
+fn a_pool_dropped_while_its_io_completes_drops_the_task_once() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let (completer, completion) = slot();
+    let (tokens, token) = Token::new();
+    let (drops, here) = DropsHere::new();
+    let thread = complete_elsewhere(completer, token);
+    context.block_on(async {
+        let task = async move {
+            let token: Token = completion.await.map_err(|_| 1)?;
+            token.touch();
+            drop(here);
+            Ok(())
+        };
+        pool.start_task(task).await.unwrap();
+    });
+    drop(pool);
+    // The context is as good as new.
+    let another = self::pool(&context, 1);
+    context.block_on(async {
+        another.start_task(async { Ok(()) }).await.unwrap();
+        assert_eq!(another.wait_all().await, Ok(()));
+    });
+    assert_eq!(drops.get(), 1, "the pool is gone, its task is not");
+    thread.join().unwrap();
+    drop(context);
+    assert_eq!(tokens.load(loom::sync::atomic::Ordering::Acquire), 1);
+}
+
+/// One thread cancels, another completes: one end of the task, whichever came first, and the next in line has the slot.
+/// Faults: `cancel` takes its waiters before it sets the flag; an end frees two slots.
+fn a_task_cancelled_while_its_io_completes_frees_its_slot_once() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let flag = CancelFlag::new();
+    let (completer, completion) = slot();
+    let threads = [
+        complete_elsewhere(completer, ()),
+        thread::spawn({
+            let flag = flag.clone();
+            move || flag.cancel()
+        }),
+    ];
+    let status = context.block_on(async {
+        let cancelled = flag.cancelled();
+        let task = async move {
+            match select(completion, cancelled).await {
+                Either::Left(_) => Ok(()),
+                Either::Right(_) => Err(9),
+            }
+        };
+        pool.start_task(task).await.unwrap();
+        let slot = pool.reserve().await.unwrap();
+        assert_eq!((pool.busy(), pool.reserved()), (0, 1));
+        drop(slot);
+        pool.wait_all().await
+    });
+    match status {
+        Ok(()) => reach("completed"),
+        Err(_) => reach("cancelled"),
+    }
+    assert_eq!((pool.busy(), pool.reserved()), (0, 0));
+    join_all(threads);
+}
+
+/// The first in line gives up when another thread says so, perhaps after the slot was handed to it. The second must get the slot
+/// either way, or this deadlocks.
+/// Faults: a waiter that leaves keeps what it was handed; it takes the next one's wake with it.
+fn a_waiter_that_leaves_the_line_passes_its_slot_on() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let ((end, busy), (leave, leaves)) = (slot(), slot());
+    let threads = [complete_elsewhere(end, ()), complete_elsewhere(leave, ())];
+    context.block_on(async {
+        let task = async move { busy.await.map_err(|_| 1) };
+        pool.start_task(task).await.unwrap();
+        let first = async {
+            let reserve = pin!(pool.reserve());
+            // Asked first, so that a waiter may leave that was served and has not looked.
+            match select(leaves, reserve).await {
+                Either::Left((_, reserve)) => {
+                    let served = pool.reserved() == 1;
+                    reach(if served { "served" } else { "in line" });
+                    let _ = reserve;
+                }
+                Either::Right((slot, _)) => drop(slot),
+            }
+        };
+        let second = async { drop(pool.reserve().await.unwrap()) };
+        join(first, second).await;
+        assert_eq!(pool.wait_all().await, Ok(()));
+    });
+    assert_eq!((pool.busy(), pool.reserved()), (0, 0));
+    join_all(threads);
+}
+
+/// The same with a task in its hands: it was never polled, and goes once.
+/// Faults: as above, for `start_task`; a task whose start was dropped runs.
+fn a_start_that_leaves_the_line_drops_its_task_unpolled() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let (drops, here) = DropsHere::new();
+    let ((end, busy), (leave, leaves)) = (slot(), slot());
+    let threads = [complete_elsewhere(end, ()), complete_elsewhere(leave, ())];
+    let (left, ran) = (Cell::new(false), Rc::new(Cell::new(0)));
+    context.block_on(async {
+        let task = async move { busy.await.map_err(|_| 1) };
+        pool.start_task(task).await.unwrap();
+        let started = {
+            let ran = ran.clone();
+            async move {
+                let _here = here;
+                ran.set(ran.get() + 1);
+                Ok(())
+            }
+        };
+        let first = async {
+            let start = pin!(pool.start_task(started));
+            if let Either::Left(_) = select(leaves, start).await {
+                let served = pool.reserved() == 1;
+                reach(if served { "served" } else { "in line" });
+                left.set(true);
+            }
+        };
+        let second = pool.start_task(async { Ok(()) });
+        join(first, second).await.1.unwrap();
+        assert_eq!(pool.wait_all().await, Ok(()));
+    });
+    assert_eq!(ran.get(), usize::from(!left.get()));
+    assert_eq!(drops.get(), 1);
+    join_all(threads);
+}
+
+/// A hint reserves nothing but holds up the line while it is its turn: who leaves it must wake the next.
+/// Faults: a hint that leaves in its turn wakes nobody; one that looked does not pass the wake on.
+fn a_hint_that_leaves_in_its_turn_wakes_the_next_in_line() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let ((end, busy), (leave, leaves)) = (slot(), slot());
+    let threads = [complete_elsewhere(end, ()), complete_elsewhere(leave, ())];
+    context.block_on(async {
+        let task = async move { busy.await.map_err(|_| 1) };
+        pool.start_task(task).await.unwrap();
+        let first = async {
+            let hint = pin!(pool.wait_slot());
+            if let Either::Left(_) = select(leaves, hint).await {
+                let free = pool.busy() == 0;
+                reach(if free { "its turn" } else { "in line" });
+            }
+        };
+        let second = async { drop(pool.reserve().await.unwrap()) };
+        join(first, second).await;
+        assert_eq!(pool.wait_all().await, Ok(()));
+    });
+    join_all(threads);
+}
+
+/// A task that starts another when it is woken: the pool is busy all the time, though the first has ended.
+/// Faults: `wait_all` returns when woken without looking again; an end does not count the reserved.
+fn who_waits_for_all_stays_asleep_until_the_last_of_two_ends() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 2);
+    let ((a, first), (b, second)) = (slot(), slot());
+    let threads = [complete_elsewhere(a, ()), complete_elsewhere(b, ())];
+    let done = Rc::new(Cell::new(false));
+    context.block_on(async {
+        let task = {
+            let (pool, done) = (pool.clone(), done.clone());
+            async move {
+                first.await.map_err(|_| 1)?;
+                let nested = async move {
+                    second.await.map_err(|_| 1)?;
+                    done.set(true);
+                    Ok(())
+                };
+                pool.start_task(nested).await.map_err(|_| 2)?;
+                Ok(())
+            }
+        };
+        pool.start_task(task).await.unwrap();
+        assert_eq!(pool.wait_all().await, Ok(()));
+        assert!(done.get(), "wait_all returned while a task was busy");
+    });
+    assert!(pool.is_empty());
+    join_all(threads);
+}
