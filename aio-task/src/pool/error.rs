@@ -86,7 +86,7 @@ pub enum WaitAllError<E> {
     Status(PoolError<E>),
     /// A task of this pool waited for all tasks of this pool, itself included. (QEMU waits for ever.)
     WaitsForItself,
-    /// A task is busy or a slot is reserved, but nobody drives the pool's context.
+    /// A task is busy or a slot is reserved, but nobody drives the pool's context; or the context went away before its tasks had ended.
     NotDriven,
 }
 
@@ -98,7 +98,7 @@ impl<E: fmt::Display> fmt::Display for WaitAllError<E> {
                 f.write_str("a task of the pool waits for all tasks of the pool, itself included")
             }
             WaitAllError::NotDriven => {
-                f.write_str("the pool is not empty, but nobody drives its context")
+                f.write_str("tasks of the pool have not ended, and nobody drives its context")
             }
         }
     }

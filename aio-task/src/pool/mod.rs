@@ -108,7 +108,8 @@ use state::State;
 /// A pool is a handle; clones are the same pool. Dropping the **last** one cancels all its tasks at once: their futures
 /// are dropped in the order they were started. Tasks may hold clones: then the pool lives until they end. Memory that
 /// the kernel may still touch is not the pool's business: who submits I/O owns its buffers until the I/O is over.
-/// When the context goes away first, its tasks end without a status.
+/// When the context goes away first, its tasks end without a status, and [`wait_all`](Self::wait_all) returns `NotDriven` from then on
+/// unless a task had failed.
 pub struct AioTaskPool<E: Clone + 'static> {
     owner: Rc<Owner<E>>,
 }
@@ -207,7 +208,8 @@ impl<E: Clone + 'static> AioTaskPool<E> {
     ///
     /// [`WaitAllError::Status`]: the first failure of the pool's life, also one that an earlier call returned.
     /// [`WaitAllError::WaitsForItself`]: called from inside a task of this pool.
-    /// [`WaitAllError::NotDriven`]: the pool is not empty, and nobody drives the context.
+    /// [`WaitAllError::NotDriven`]: the pool is not empty, and nobody drives the context; or the context went away with tasks that had
+    /// not ended.
     ///
     /// # Panics
     ///
@@ -219,8 +221,11 @@ impl<E: Clone + 'static> AioTaskPool<E> {
         if let Some(payload) = state.take_payload() {
             resume_unwind(payload);
         }
-        self.status()
-            .map_or(Ok(()), |status| Err(WaitAllError::Status(status)))
+        match self.status() {
+            Some(status) => Err(WaitAllError::Status(status)),
+            None if state.lost.get() => Err(WaitAllError::NotDriven),
+            None => Ok(()),
+        }
     }
 
     /// The first failure of the pool's life, for ever. Never blocks.

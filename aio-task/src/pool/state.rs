@@ -27,6 +27,8 @@ pub(super) struct State<E: 'static> {
     tasks: RefCell<Slab<Weak<TaskCell<E>>>>,
     /// Index of the next task to start.
     next_index: Cell<u64>,
+    /// The context went away with a task that had not ended: the pool's work was not done, and `wait_all` must not say so. Set once.
+    pub(super) lost: Cell<bool>,
     life: Cell<Life>,
 }
 
@@ -47,6 +49,7 @@ impl<E: 'static> State<E> {
             verdict: RefCell::new(Verdict::new()),
             tasks: RefCell::new(Slab::new()),
             next_index: Cell::new(0),
+            lost: Cell::new(false),
             life: Cell::new(Life::Open),
         }
     }

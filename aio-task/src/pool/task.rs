@@ -97,11 +97,19 @@ impl<E: 'static> Future for Shell<E> {
 
 impl<E: 'static> Drop for Shell<E> {
     fn drop(&mut self) {
+        if self.cell.is_alive() && !self.cell.state.is_closed() {
+            self.cell.state.lost.set(true);
+        }
         self.cell.abandon();
     }
 }
 
 impl<E: 'static> TaskCell<E> {
+    /// It has not ended, and is not being polled.
+    fn is_alive(&self) -> bool {
+        self.phase.get() != Phase::Ended
+    }
+
     pub(super) fn index(&self) -> u64 {
         self.index
     }

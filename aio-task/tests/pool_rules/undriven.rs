@@ -63,6 +63,20 @@ fn tasks_of_a_context_that_goes_away_end_without_a_status() {
         "a slot is reserved"
     );
     drop(slot);
+    assert_eq!(
+        now(pool.wait_all()),
+        Err(WaitAllError::NotDriven),
+        "the task's work was not done: that is no success"
+    );
+}
+
+#[test]
+fn a_pool_whose_tasks_had_all_ended_is_clean_without_its_context() {
+    let context = context();
+    let pool = pool(&context, 2);
+    start(&pool, async { Ok(()) });
+    assert_eq!(counts(&pool), (0, 0));
+    drop(context);
     assert_eq!(now(pool.wait_all()), Ok(()));
 }
 
