@@ -19,7 +19,7 @@
 //! | [`edge`] | everything that crosses threads: notifier, inbox, slot, counter, cancel flag, a hosted context's watcher |
 //! | `workers` | threads for calls that block |
 //! | `pool`, `queue`, `mutex` | who waits for whom |
-//! | `sync` | `std` or `loom`; the only file that names either |
+//! | `sync` | `std`, `loom` or `shuttle`; the only file that names any of them |
 //!
 //! A task is an `async-task`. Its wake-up asks a table of this thread for the context's run queue. Found: the task is pushed, and
 //! that is all. Not found: this is another thread; the task goes to the inbox, and the notifier's word tells whether the owner
@@ -48,7 +48,7 @@ pub use context::{
 pub use mutex::{CoMutex, CoMutexGuard};
 pub use pool::{AioTaskPool, PoolError, Slot, WaitAllError, WaitOneError};
 pub use queue::{CoQueue, CoQueueWait};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use reactor::EpollReactor;
 pub use reactor::{CondvarReactor, Interest, Reactor, Unpark, Watch};
 pub use workers::{Job, JobError, WorkerPool};

@@ -1,4 +1,4 @@
-//! The one file that decides between `std` and `loom`.
+//! The one file that decides between `std`, `loom` and `shuttle`.
 //!
 //! Every atomic, lock, thread and thread-local of the crate comes from here, so that the code which is model-checked is the code
 //! which ships. The wrappers hide poisoning (no lock of this crate is ever held while user code runs) and the two things that
@@ -8,7 +8,9 @@ pub(crate) mod model_time; // what a time limit means where there is no time
 
 #[cfg(loom)]
 use loom as primitives;
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+use shuttle as primitives;
+#[cfg(not(any(loom, shuttle)))]
 use std as primitives;
 
 use std::io;
@@ -113,7 +115,7 @@ impl Condvar {
 
     /// Waits for at most `limit`. A limit of zero has passed at once, without a wait.
     ///
-    /// Under loom the outcome is a choice that the checker explores, see [`model_time`].
+    /// Under loom the outcome is a choice that the checker explores, see [`model_time`]; under shuttle one of four times out.
     pub(crate) fn wait_for<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -134,7 +136,15 @@ impl Condvar {
             model_time::advance_to(until);
             (mutex.lock(), Waited::TimedOut)
         }
-        #[cfg(not(loom))]
+        #[cfg(shuttle)]
+        {
+            use shuttle::rand::Rng;
+            if shuttle::rand::thread_rng().gen_range(0..4) > 0 {
+                return (self.wait(guard), Waited::Woken);
+            }
+            (guard, Waited::TimedOut)
+        }
+        #[cfg(not(any(loom, shuttle)))]
         {
             let (guard, result) = self
                 .0

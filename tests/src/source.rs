@@ -56,7 +56,8 @@ impl SourceFile {
         self.lines_with("unsafe")
     }
 
-    fn lines_with(&self, word: &str) -> Vec<usize> {
+    /// Lines on which `word` stands by itself.
+    pub fn lines_with(&self, word: &str) -> Vec<usize> {
         let found = self.code.match_indices(word).filter(|(at, _)| {
             let before = self.code[..*at].chars().next_back();
             let after = self.code[at + word.len()..].chars().next();

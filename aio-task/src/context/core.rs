@@ -252,7 +252,7 @@ impl Drop for Driver<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use std::future::poll_fn;
     use std::task::Poll;

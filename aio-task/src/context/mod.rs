@@ -170,13 +170,13 @@ impl fmt::Debug for Builder {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 fn default_reactor() -> io::Result<Box<dyn Reactor>> {
     Ok(Box::new(crate::reactor::EpollReactor::new()?))
 }
 
-/// The model checker knows no descriptors.
-#[cfg(loom)]
+/// The model checkers know no descriptors.
+#[cfg(any(loom, shuttle))]
 fn default_reactor() -> io::Result<Box<dyn Reactor>> {
     Ok(Box::new(crate::reactor::CondvarReactor::new()))
 }

@@ -1,6 +1,6 @@
 //! How a context sleeps: until woken, until a moment, or until a file descriptor is ready.
 mod condvar;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod epoll;
 
 use std::io;
@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 pub use condvar::CondvarReactor;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use epoll::EpollReactor;
 
 /// The seam between a context and what it sleeps in.

@@ -43,20 +43,31 @@ pub fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
 
 /// Builds the runner of the workspace in `folder` into `target` and returns its path, or what the compiler said.
 pub fn build(folder: &Path, target: &Path, features: &str) -> Result<PathBuf, String> {
+    build_with(folder, target, "run", FLAGS, features)
+}
+
+/// Builds the program `bin` with `flags`, and nothing else, as RUSTFLAGS.
+pub fn build_with(
+    folder: &Path,
+    target: &Path,
+    bin: &str,
+    flags: &str,
+    features: &str,
+) -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = clean(cargo)
-        .args(["build", "--release", "--bin", "run", "--locked", "--quiet"])
+        .args(["build", "--release", "--locked", "--quiet", "--bin", bin])
         .args(["--features", features])
         .arg("--manifest-path")
         .arg(folder.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(target)
-        .env("RUSTFLAGS", FLAGS)
+        .env("RUSTFLAGS", flags)
         .current_dir(folder)
         .output()
         .map_err(|e| format!("cargo: {e}"))?;
     if !built.status.success() {
         return Err(String::from_utf8_lossy(&built.stderr).into_owned());
     }
-    Ok(target.join("release").join("run"))
+    Ok(target.join("release").join(bin))
 }

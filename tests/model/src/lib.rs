@@ -12,11 +12,14 @@
 //! | [`bugs`] | always | runs the litmus set over implementations with a known bug, which must be caught |
 //! | `check` | under loom | how one model is explored |
 //! | `models` | under loom | the models |
+//! | `large` | under shuttle | more threads and tasks than loom can take, sampled |
 //! | `litmus` | under loom | published bugs as models of anybody's executor |
 pub mod bugs;
 pub mod build;
 #[cfg(loom)]
 pub mod check;
+#[cfg(shuttle)]
+pub mod large;
 #[cfg(loom)]
 pub mod litmus;
 #[cfg(loom)]
