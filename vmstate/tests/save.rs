@@ -685,6 +685,45 @@ fn a_partial_block_before_stored_bytes_is_merged() {
 }
 
 #[test]
+fn what_was_stored_before_the_node_was_opened_is_merged_and_not_padded_away() {
+    let bench = Bench::new();
+    let older = pattern(9, 0, 3 * CELL);
+    bench.disk.set_vmstate_contents(&older);
+    let save = begin(&bench, small(4));
+    write(&bench, &save, 700, b"x");
+    write(&bench, &save, 2 * CELL, &pattern(1, 2 * CELL, 100));
+    bench.run(save.finalize()).expect("good");
+    assert_eq!(bench.reads(), [(BLOCK, BLOCK), (2 * CELL, BLOCK)]);
+    let mut expected = older;
+    expected[700] = b'x';
+    expected.truncate(2 * CELL as usize);
+    expected.extend(pattern(1, 2 * CELL, 100));
+    assert_same(&bench.disk.vmstate_contents()[..expected.len()], &expected);
+}
+
+#[test]
+fn a_block_that_is_let_go_for_want_of_room_is_merged_with_what_was_stored_before() {
+    let bench = Bench::new();
+    let mut expected = pattern(9, 0, 200 * CELL);
+    bench.disk.set_vmstate_contents(&expected);
+    let save = begin(&bench, small(4));
+    for cell in 0..200u64 {
+        // More partly written blocks than are kept.
+        let at = cell * CELL + 700;
+        write(&bench, &save, at, b"x");
+        expected[at as usize] = b'x';
+    }
+    write(
+        &bench,
+        &save,
+        200 * CELL - 1,
+        &expected[expected.len() - 1..],
+    );
+    bench.run(save.finalize()).expect("good");
+    assert_same(&bench.disk.vmstate_contents()[..expected.len()], &expected);
+}
+
+#[test]
 fn an_unaligned_end_of_one_stream_is_not_padded_before_the_rest_comes() {
     let bench = Bench::new();
     let save = begin(

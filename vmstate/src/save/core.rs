@@ -33,6 +33,8 @@ pub(crate) struct Core {
     /// The end of the byte that was accepted last, and the highest one.
     pub(crate) position: Cell<u64>,
     pub(crate) length: Cell<u64>,
+    /// Length of what was stored before this save, where the driver tells it, else 0; `None` until somebody has to know.
+    stored_end: Cell<Option<u64>>,
     pub(crate) progress: Progress,
     pub(crate) cancel: CancelFlag,
 }
@@ -85,6 +87,7 @@ impl Core {
             state: RefCell::default(),
             position: Cell::new(0),
             length: Cell::new(0),
+            stored_end: Cell::new(None),
             progress: Progress::default(),
             cancel: CancelFlag::new(),
         });
@@ -191,6 +194,29 @@ impl Core {
     pub(crate) async fn driven<F: Future>(&self, f: F) -> Result<F::Output> {
         let here = |_| self.error_here(Cause::NotDriven);
         self.handle.while_driven(f).await.map_err(here)
+    }
+
+    /// Behind this end of the area nothing was stored before this save began. What the save itself writes is in [`Area::driver_end`].
+    pub(crate) async fn stored_end(&self, node: &BlockNode) -> Result<u64> {
+        if let Some(end) = self.stored_end.get() {
+            return Ok(end);
+        }
+        let length = self.driven(node.vmstate_length()).await?;
+        match length {
+            Ok(length) => {
+                let end = length.unwrap_or(0);
+                self.stored_end.set(Some(end));
+                Ok(end)
+            }
+            Err(error) if error.cause == Cause::NotDriven => Err(error),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    /// The end behind which a block need not be read before it is padded: as far as anybody has asked, no end at all.
+    pub(crate) fn unread_from(&self) -> u64 {
+        let stored = self.stored_end.get().unwrap_or(u64::MAX);
+        stored.max(self.area.driver_end.get())
     }
 
     /// A buffer without valid bytes; `None` where as many exist as may.

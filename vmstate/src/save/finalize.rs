@@ -58,6 +58,11 @@ impl Core {
 
     /// Submits every cell and every kept block that is not stored.
     async fn submit_all(self: &Rc<Self>, node: &BlockNode) -> Result<()> {
+        self.check()?;
+        if self.state.borrow().cells.len() > 0 {
+            // A partly written block is padded only where nothing was stored.
+            self.stored_end(node).await?;
+        }
         loop {
             self.check()?;
             if self.submit_all_now(node)? {

@@ -48,7 +48,7 @@ struct Job {
     partial: Vec<u32>,
     /// Kept blocks of the cell.
     kept: Vec<KeptBlock>,
-    /// Behind this end of the area nothing was written before the job: blocks there need no read.
+    /// Behind this end of the area no save wrote before the job: blocks there need no read, unless something was stored there before.
     driver_end: u64,
     _flight: FlightGuard,
 }
@@ -74,7 +74,8 @@ impl Core {
             return Ok(Submitted::Yes);
         };
         let driver_end = self.area.driver_end.get();
-        let planned = self.plan(&mut self.state.borrow_mut(), cell, why, driver_end);
+        let unread_from = self.unread_from();
+        let planned = self.plan(&mut self.state.borrow_mut(), cell, why, unread_from);
         let (buffer, runs, partial) = match planned {
             Ok(plan) => plan,
             Err((buffer, error)) => {
@@ -148,7 +149,7 @@ impl Core {
         state: &mut State,
         cell: FillingCell,
         why: Why,
-        driver_end: u64,
+        unread_from: u64,
     ) -> Result<(Buffer, Vec<Range<u32>>, Vec<u32>), (Buffer, AllocError)> {
         let geometry = &self.geometry;
         let start = geometry.start(cell.index);
@@ -175,7 +176,7 @@ impl Core {
                     Ok(kept) => state.kept.keep(geometry, kept),
                     Err(error) => return Err((buffer, error)),
                 },
-                Why::Flush if in_area >= driver_end => {
+                Why::Flush if in_area >= unread_from => {
                     // Nothing was ever written at or behind this block: the rest of it is zeroes, and goes out with its neighbours.
                     let gaps: Vec<_> = buffer.valid.gaps(at..at + block).collect();
                     for gap in gaps {
@@ -279,7 +280,7 @@ impl Job {
         let geometry = &self.core.geometry;
         let mut scratch = IoBuf::zeroed(geometry.block as usize, geometry.memory)
             .map_err(|error| self.core.out_of_memory(error))?;
-        if at < self.driver_end {
+        if at < self.driver_end || at < self.core.stored_end(&self.node).await? {
             self.core.check()?;
             let (read, result) = self
                 .node
