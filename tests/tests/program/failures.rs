@@ -1,13 +1,14 @@
 //! What the system refuses in the middle.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Output, Stdio};
 
 use tests::files::disk_folder;
 use tests::program::vmstate;
 
-use crate::{assert_holds, bytes, command, failure, names};
+use crate::{assert_holds, bytes, command, failure, names, run};
 
 #[test]
 fn a_reader_that_goes_away_is_a_broken_pipe_at_its_offset() {
@@ -118,6 +119,42 @@ fn a_stream_that_cannot_be_read_or_written_is_named() {
         "{line}"
     );
     assert_eq!(names(folder.path()), ["f"]);
+}
+
+#[test]
+fn the_end_of_a_terminals_stream_is_asked_for_once() {
+    // A terminal tells its end once; who reads on waits for the user to tell it again. Here the second end never comes.
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let folder = disk_folder();
+    for way in [&[][..], &["--unbuffered"]] {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&ours).expect("granted");
+        unlockpt(&ours).expect("unlocked");
+        let name = ptsname(&ours, Vec::new()).expect("a name");
+        let theirs = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(0o400) // O_NOCTTY
+            .open(name.to_str().expect("text"))
+            .expect("opens");
+        let mut ours = fs::File::from(ours);
+        ours.write_all(b"hello\n\x04").expect("typed");
+        let output = command(folder.path(), &[&["save", "f", "--force"], way].concat())
+            .stdin(theirs)
+            .output()
+            .expect("the program ends");
+        crate::success(&output);
+        crate::assert_holds(&folder.path().join("f"), b"hello\n");
+    }
+}
+
+#[test]
+fn a_name_with_a_line_end_is_told_in_one_line() {
+    let folder = disk_folder();
+    let output = run(folder.path(), &["save", "a\nb"], b"state");
+    crate::success(&output);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(text.lines().count(), 1, "{text}");
 }
 
 #[test]

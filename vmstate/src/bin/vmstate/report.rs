@@ -109,6 +109,8 @@ pub(crate) fn transfer(verb: &'static str, file: &str, transfer: &Transfer, outp
         return say::on_stderr(json!({ verb: value }));
     }
     let r = &transfer.requests;
+    // One line, whatever the name holds.
+    let file = file.replace(|c: char| c.is_control(), "?");
     say::on_stderr(format_args!(
         "{verb} {file}: {} bytes in {:.3} s, {:.0} MB/s, {}; {} pieces; driver: {} writes ({} bytes), {} reads ({} bytes); CPU {:.2} s; peak memory {:.1} MiB",
         transfer.bytes,

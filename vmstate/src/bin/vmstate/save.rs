@@ -76,17 +76,19 @@ async fn pump(args: &SaveArgs, sink: &mut Sink, counter: &Cell<u64>) -> Result<u
     let (mut at, mut pieces) = (0, 0);
     loop {
         let (buffer, result) = reading.await.map_err(|e| lost("stdin", &e))?;
-        let read = result.map_err(|e| Failure::io("stdin", "read", &e).at(at, size as u64))?;
-        if read == 0 {
-            return Ok(pieces);
+        let filled = result.map_err(|e| Failure::io("stdin", "read", &e).at(at, size as u64))?;
+        let next = (!filled.ended).then(|| stdio.read(spare, until));
+        if filled.len > 0 {
+            sink.write(at, &buffer[..filled.len])
+                .await
+                .map_err(|e| Failure::block(args.file.display(), &e))?;
+            at += filled.len as u64;
+            pieces += 1;
+            counter.set(at);
         }
-        reading = stdio.read(spare, until);
-        sink.write(at, &buffer[..read])
-            .await
-            .map_err(|e| Failure::block(args.file.display(), &e))?;
-        at += read as u64;
-        pieces += 1;
-        counter.set(at);
-        spare = buffer;
+        match next {
+            Some(next) => (reading, spare) = (next, buffer),
+            None => return Ok(pieces),
+        }
     }
 }

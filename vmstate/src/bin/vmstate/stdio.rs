@@ -13,6 +13,17 @@ const PIPE_BYTES: usize = 1 << 20;
 /// A buffer that a worker has done its part with, and how many bytes that were.
 pub(crate) type Done = (Vec<u8>, io::Result<usize>);
 
+/// The same of a read.
+pub(crate) type DoneReading = (Vec<u8>, io::Result<Filled>);
+
+/// What a read found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Filled {
+    pub(crate) len: usize,
+    /// The stream has ended. Not to be asked again: a terminal tells its end once only.
+    pub(crate) ended: bool,
+}
+
 /// When a read from stdin is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
@@ -37,8 +48,8 @@ impl Stdio {
         }
     }
 
-    /// Reads into `buffer` from its start. 0 bytes: the stream has ended.
-    pub(crate) fn read(&self, mut buffer: Vec<u8>, until: Until) -> Job<Done> {
+    /// Reads into `buffer` from its start; at least a byte, unless the stream has ended.
+    pub(crate) fn read(&self, mut buffer: Vec<u8>, until: Until) -> Job<DoneReading> {
         self.workers.run(move || {
             let result = read(&mut buffer, until);
             (buffer, result)
@@ -64,9 +75,10 @@ pub(crate) fn lost(stream: &'static str, error: &JobError) -> Failure {
     Failure::new(stream, "run a worker", why)
 }
 
-fn read(buffer: &mut [u8], until: Until) -> io::Result<usize> {
+fn read(buffer: &mut [u8], until: Until) -> io::Result<Filled> {
     let stdin = rustix::stdio::stdin();
     let mut filled = 0;
+    let mut ended = false;
     while filled < buffer.len() {
         if filled > 0 && until == Until::Idle {
             let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
@@ -77,7 +89,10 @@ fn read(buffer: &mut [u8], until: Until) -> io::Result<usize> {
             }
         }
         match rustix::io::read(stdin, &mut buffer[filled..]) {
-            Ok(0) => break,
+            Ok(0) => {
+                ended = true;
+                break;
+            }
             Ok(n) => filled += n,
             Err(Errno::INTR) => {}
             // Somebody made it non-blocking, which it may share with other processes: leave it so, and wait here.
@@ -87,7 +102,7 @@ fn read(buffer: &mut [u8], until: Until) -> io::Result<usize> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(filled)
+    Ok(Filled { len: filled, ended })
 }
 
 fn write(mut bytes: &[u8]) -> io::Result<()> {
