@@ -145,7 +145,9 @@ fn a_file_that_appears_during_a_save_is_not_replaced() {
         fs::write(folder.path().join("f"), "somebody else's").expect("written");
         drop(save.stdin.take());
         let output = save.wait_with_output().expect("the program ends");
-        assert!(failure(&output).contains("exists"), "{output:?}");
+        let line = failure(&output);
+        assert!(line.contains("exists"), "{line}");
+        assert!(!line.contains("no such file"), "there is one: {line}");
         assert_holds(&folder.path().join("f"), b"somebody else's");
         assert_eq!(names(folder.path()), ["f"]);
     }

@@ -213,6 +213,27 @@ fn the_verification_sees_swapped_buffers_a_flipped_byte_and_a_wrong_length() {
 }
 
 #[test]
+fn the_longest_name_is_enough_for_the_disks_limit_too() {
+    let folder = disk_folder();
+    let name = "x".repeat(255);
+    let args = ["replay", &name, "--trace", SAVE, "--take", "1M", "--limit"];
+    success(&run(folder.path(), &args, b""));
+    assert_eq!(names(folder.path()), [name]);
+}
+
+#[test]
+fn a_trace_from_a_pipe_is_refused_by_name() {
+    let folder = disk_folder();
+    let args = ["replay", "f", "--trace", "/dev/stdin"];
+    let line = failure(&run(folder.path(), &args, b"0 10\n"));
+    assert!(
+        line.contains("/dev/stdin: open") && line.contains("must be a file"),
+        "{line}"
+    );
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
 fn a_gzipped_trace_is_read_directly_and_a_broken_one_is_an_error() {
     let folder = disk_folder();
     let path = folder.path().join("trace.gz");

@@ -63,7 +63,7 @@ async fn replay(cx: &Cx, args: &ReplayArgs, target: &Target) -> Result<Results, 
         // A B, B A, ...: neither of the two always finds the disk as the other left it.
         let limit_first = run % 2 == 0;
         if limit_first {
-            measure_limit(&runner, args, &mut results, state).await?;
+            measure_limit(&runner, args, &mut results, target).await?;
         }
         if run > 0 {
             remove(state)?;
@@ -85,7 +85,7 @@ async fn replay(cx: &Cx, args: &ReplayArgs, target: &Target) -> Result<Results, 
             }
         }
         if !limit_first {
-            measure_limit(&runner, args, &mut results, state).await?;
+            measure_limit(&runner, args, &mut results, target).await?;
         }
     }
     Ok(results)
@@ -103,12 +103,12 @@ async fn measure_limit(
     runner: &Runner<'_>,
     args: &ReplayArgs,
     results: &mut Results,
-    state: &Path,
+    target: &Target,
 ) -> Result<(), Failure> {
     let Some((write, read)) = &mut results.disk else {
         return Ok(());
     };
-    let file = Temporary::new(state.with_extension("limit.tmp"));
+    let file = Temporary::new(target.scratch().to_path_buf());
     let engine = &args.engine;
     let seconds = runner
         .limit(StepKind::DiskWrite, file.path(), engine)

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub(crate) struct Target {
     file: PathBuf,
     directory: PathBuf,
     temporary: Temporary,
+    /// Another name beside FILE that is free, for what a command needs for itself.
+    scratch: PathBuf,
     /// The file that is there now, locked; it is replaced.
     existing: Option<(FileDriver, Identity)>,
 }
@@ -64,15 +67,17 @@ impl Target {
             }
             false => None,
         };
-        let temporary = {
+        let (temporary, scratch) = {
             let (directory, name) = (place.directory.clone(), place.name.clone());
-            cx.blocking(move || free_name(&directory, &name)).await?
+            let free = move |numbers| free_name(&directory, &name, numbers);
+            cx.blocking(move || (free(0..500), free(500..1000))).await?
         };
         Ok(Self {
             shown,
             file: place.file,
             directory: place.directory,
             temporary: Temporary::new(temporary),
+            scratch,
             existing,
         })
     }
@@ -80,6 +85,11 @@ impl Target {
     /// The temporary file, which the caller creates and writes.
     pub(crate) fn temporary(&self) -> &Path {
         &self.temporary.path
+    }
+
+    /// A free name for another file beside it, which the caller removes.
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.scratch
     }
 
     /// The failure of a command that was to write the temporary file, with what it leaves on disk.
@@ -107,7 +117,13 @@ impl Target {
         cx.blocking(move || rename(&from, &to, identity))
             .await?
             .map_err(|e| {
-                Failure::io(&shown, "rename the temporary file", &e).leaving(self.left_behind())
+                let left = match (e.kind(), identity) {
+                    (io::ErrorKind::AlreadyExists, None) => {
+                        "a file of that name has appeared and is as it was, the temporary file was removed".to_owned()
+                    }
+                    _ => self.left_behind(),
+                };
+                Failure::io(&shown, "rename the temporary file", &e).leaving(left)
             })?;
         self.temporary.armed = false;
         let directory = self.directory.clone();
@@ -285,13 +301,12 @@ fn identity(found: &Metadata) -> Identity {
 }
 
 /// A temporary name that is free: a process with our number may have crashed before.
-fn free_name(directory: &Path, name: &OsStr) -> PathBuf {
+fn free_name(directory: &Path, name: &OsStr, mut numbers: Range<u32>) -> PathBuf {
     let path = |n| directory.join(temporary_name(name, n));
-    let free = (0..1000)
-        .map(path)
-        .find(|path| fs::symlink_metadata(path).is_err());
+    let first = numbers.start;
+    let free = numbers.find(|n| fs::symlink_metadata(path(*n)).is_err());
     // Or not free at all; then it cannot be created, and that is the error.
-    free.unwrap_or_else(|| path(0))
+    path(free.unwrap_or(first))
 }
 
 /// `.FILE.vmstate-save.PID.tmp`, or `PID-N` for N > 0, with FILE cut where the name would be too long.

@@ -8,6 +8,9 @@ use std::path::Path;
 /// The longest call that a trace may hold: one piece is kept in memory while it is written or read.
 const MAX_PIECE: u64 = 64 << 20;
 
+/// The most calls that a trace may hold, so that a small compressed file does not fill the memory: a guest of 64 GiB, page by page.
+const MAX_PIECES: usize = 16 << 20;
+
 /// The recordings of the demo, so that the program needs no file beside it.
 const BUILT_IN: [(&str, &[u8]); 4] = [
     (
@@ -55,7 +58,7 @@ impl Trace {
     pub(crate) fn open(path: &Path) -> Result<Trace, Failure> {
         if let Some(name) = path.to_str().filter(|name| name.starts_with("builtin:")) {
             return match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
-                Some((_, bytes)) => Trace::read(path, Cursor::new(bytes)),
+                Some((_, bytes)) => Trace::read(path, Cursor::new(bytes), MAX_PIECES),
                 None => Err(Failure::new(
                     path.display(),
                     "find the trace",
@@ -63,16 +66,22 @@ impl Trace {
                 )),
             };
         }
-        let file = File::open(path).map_err(|e| Failure::io(path.display(), "open", &e))?;
-        Trace::read(path, BufReader::new(file))
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.is_file(), file)));
+        let (is_file, file) = opened.map_err(|e| Failure::io(path.display(), "open", &e))?;
+        if !is_file {
+            // What comes out of a pipe would be gone when the children read it.
+            let why = "each run reads the trace again: it must be a file";
+            return Err(Failure::new(path.display(), "open", why));
+        }
+        Trace::read(path, BufReader::new(file), MAX_PIECES)
     }
 
-    /// Parses a trace; `name` is for errors.
-    fn read(name: &Path, mut source: impl BufRead) -> Result<Trace, Failure> {
+    /// Parses a trace of at most `most` calls; `name` is for errors.
+    fn read(name: &Path, mut source: impl BufRead, most: usize) -> Result<Trace, Failure> {
         let start = source
             .fill_buf()
             .map_err(|e| Failure::io(name.display(), "read", &e))?;
-        // By content, not by name: a trace may come through a pipe.
+        // By content, not by name.
         let gzipped = start.starts_with(&[0x1f, 0x8b]);
         let text: Box<dyn Read + '_> = if gzipped {
             Box::new(MultiGzDecoder::new(source))
@@ -98,6 +107,10 @@ impl Trace {
             }
             let piece = parse(text)
                 .map_err(|why| Failure::new(name.display(), format!("parse line {number}"), why))?;
+            if pieces.len() == most {
+                let why = format!("it holds more than {most} calls");
+                return Err(Failure::new(name.display(), "read", why));
+            }
             pieces.push(piece);
         }
         if pieces.is_empty() {
@@ -168,7 +181,7 @@ mod tests {
     use std::io::Write;
 
     fn read(text: &[u8]) -> Result<Trace, String> {
-        Trace::read(Path::new("t"), Cursor::new(text)).map_err(|e| e.to_string())
+        Trace::read(Path::new("t"), Cursor::new(text), 100).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -207,6 +220,16 @@ mod tests {
             assert!(error.contains(what), "{error:?} should say {what:?}");
         }
         assert!(read(&vec![b'1'; 1 << 20]).is_err());
+    }
+
+    #[test]
+    fn a_small_file_that_unpacks_to_very_many_calls_is_refused_before_it_fills_the_memory() {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&b"0 1\n".repeat(101)).unwrap();
+        let error = read(&gz.finish().unwrap()).unwrap_err();
+        assert!(error.contains("more than 100 calls"), "{error}");
+        assert_eq!(read(&b"0 1\n".repeat(100)).unwrap().pieces.len(), 100);
+        assert!(Trace::open(Path::new("/dev/null")).is_err(), "not a file");
     }
 
     #[test]
