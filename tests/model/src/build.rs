@@ -57,7 +57,7 @@ pub fn build_with(
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = clean(cargo)
         .args(["build", "--release", "--locked", "--quiet", "--bin", bin])
-        .args(["--features", features])
+        .args(["--no-default-features", "--features", features])
         .arg("--manifest-path")
         .arg(folder.join("Cargo.toml"))
         .arg("--target-dir")

@@ -8,6 +8,7 @@
 //! | [`table`] | always | `models.txt`: how many interleavings each model explored when it was written |
 //! | [`build`] | always | how to build the models so that loom sees everything, whatever the caller's environment says |
 //! | [`properties`] | always | what the models must cover, numbered |
+//! | [`faults`] | always | deliberate faults of the production code, and who must notice each |
 //! | [`suite`] | always | runs models, one process each |
 //! | [`bugs`] | always | runs the litmus set over implementations with a known bug, which must be caught |
 //! | `check` | under loom | how one model is explored |
@@ -20,6 +21,7 @@ pub mod build;
 pub mod check;
 #[cfg(shuttle)]
 pub mod large;
+pub mod faults;
 #[cfg(loom)]
 pub mod litmus;
 #[cfg(loom)]

@@ -1,3 +1,379 @@
 //! The executor: run queue, live tasks, `block_on`, the drop of a context.
+use std::cell::Cell;
+use std::fs::File;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::panic_any;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
-crate::models![];
+use aio_task::edge::slot;
+use aio_task::model::while_time_passes;
+use aio_task::{AioContext, Interest, JoinError, Reactor, TimedOut, Unpark};
+use futures::future::join;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::thread;
+
+use super::support::{DropsHere, EventFd};
+use crate::check::reach;
+
+crate::models![
+    a_task_that_completes_while_the_owner_goes_to_sleep_wakes_it: [24],
+    a_result_for_block_on_itself_ends_its_sleep: [24],
+    two_results_for_block_on_itself_are_both_seen: [24],
+    a_task_touches_what_is_local_on_its_owner_only: [9],
+    a_context_dropped_while_a_wake_is_on_its_way_waits_for_it: [25],
+    a_waker_that_outlives_its_context_does_nothing: [26],
+    a_task_and_block_on_woken_together_are_both_polled: [27],
+    a_panic_with_a_wake_on_its_way_reaches_the_handle: [28],
+    a_wake_of_the_context_alone_makes_its_reactor_look_again: [24],
+    a_context_dropped_by_another_threads_last_word_is_not_kept_waiting: [25, 10],
+    a_task_that_never_rests_keeps_no_other_thread_out: [24],
+    a_context_built_where_another_was_has_a_queue_of_its_own: [26],
+    a_result_against_a_deadline_is_one_or_the_other: [41] reaches ["result", "deadline"],
+    a_deadline_that_passed_swallows_no_later_wake: [41] reaches ["deadline"],
+];
+
+/// Lost here, and this deadlocks.
+/// Faults: notify before push; the owner does not look at the inbox after announcing its sleep; a wake without a system call.
+fn a_task_that_completes_while_the_owner_goes_to_sleep_wakes_it() {
+    let context = AioContext::new().unwrap();
+    let (completer, completion) = slot();
+    let task = context
+        .handle()
+        .spawn(async move { completion.await.unwrap() + 1 });
+    let completing = thread::spawn(move || completer.complete(5));
+    assert_eq!(context.block_on(task).unwrap(), 6);
+    completing.join().unwrap();
+}
+
+/// The waker is block_on's own: no task, no inbox.
+/// Faults: the mark for block_on's future is set after the notification; it is not looked at.
+fn a_result_for_block_on_itself_ends_its_sleep() {
+    let context = AioContext::new().unwrap();
+    let (completer, completion) = slot();
+    let completing = thread::spawn(move || completer.complete(5));
+    assert_eq!(context.block_on(completion), Ok(5));
+    completing.join().unwrap();
+}
+
+/// Two threads wake block_on's future after a relaxed store each. The mark of the second may be taken together with the first one's
+/// notification: the mark itself must publish.
+/// Faults: the mark set or taken relaxed.
+fn two_results_for_block_on_itself_are_both_seen() {
+    let context = AioContext::new().unwrap();
+    let flags = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+    let mut waking = Vec::new();
+    context.block_on(poll_fn(|cx| {
+        if waking.is_empty() {
+            waking.extend([0, 1].map(|at| {
+                let (flags, waker) = (flags.clone(), cx.waker().clone());
+                thread::spawn(move || {
+                    flags[at].store(true, Ordering::Relaxed);
+                    waker.wake();
+                })
+            }));
+        }
+        if flags.iter().all(|flag| flag.load(Ordering::Relaxed)) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }));
+    for thread in waking {
+        thread.join().unwrap();
+    }
+}
+
+/// Another thread completes, one after the other, the two things that a task waits for: every poll and the drop are on the owner.
+/// Fault: a wake from elsewhere runs the task where it is.
+fn a_task_touches_what_is_local_on_its_owner_only() {
+    let context = AioContext::new().unwrap();
+    let owner = thread::current().id();
+    let (drops, here) = DropsHere::new();
+    let ((a, first), (b, second)) = (slot(), slot());
+    let both = join(first, second);
+    let task = context.handle().spawn(async move {
+        let _here = here;
+        let mut both = std::pin::pin!(both);
+        poll_fn(|cx| {
+            assert_eq!(thread::current().id(), owner);
+            both.as_mut().poll(cx)
+        })
+        .await
+    });
+    let completing = thread::spawn(move || {
+        a.complete(1);
+        b.complete(2);
+    });
+    assert_eq!(context.block_on(task).unwrap(), (Ok(1), Ok(2)));
+    assert_eq!(drops.get(), 1);
+    completing.join().unwrap();
+}
+
+/// The other thread has taken the right to schedule the task and has not pushed it yet: the drop returns only when the future is
+/// gone, and it goes on this thread.
+/// Faults: the drop does not wait; it closes the inbox first; it takes its queue from the thread's table before the tasks are gone.
+fn a_context_dropped_while_a_wake_is_on_its_way_waits_for_it() {
+    let context = AioContext::new().unwrap();
+    let (completer, completion) = slot();
+    let (drops, here) = DropsHere::new();
+    let waiting = async move {
+        let _here = here;
+        let _ = completion.await;
+    };
+    context.handle().spawn(waiting).detach();
+    context.by_hand().step();
+    let completing = thread::spawn(move || completer.complete(5));
+    drop(context);
+    assert_eq!(drops.get(), 1, "the future outlived its context");
+    completing.join().unwrap();
+}
+
+/// Wakers of a task, of block_on and of the context itself, used before, during and after the drop. loom reports leaks.
+/// Fault: the context is not taken from the thread's table.
+fn a_waker_that_outlives_its_context_does_nothing() {
+    let context = AioContext::new().unwrap();
+    let remote = context.remote();
+    let wakers = Rc::new(Cell::new(Vec::new()));
+    let keep = |wakers: &Cell<Vec<_>>, waker: &std::task::Waker| {
+        let mut kept = wakers.take();
+        kept.push(waker.clone());
+        wakers.set(kept);
+    };
+    let task = context.handle().spawn(poll_fn({
+        let wakers = wakers.clone();
+        move |cx| {
+            keep(&wakers, cx.waker());
+            Poll::Ready(())
+        }
+    }));
+    context.block_on(poll_fn(|cx| {
+        keep(&wakers, cx.waker());
+        Poll::Ready(())
+    }));
+    context.block_on(task).unwrap();
+    let kept = wakers.take();
+    assert_eq!(kept.len(), 2);
+    let waking = thread::spawn(move || {
+        for waker in kept {
+            waker.wake();
+        }
+        remote.wake();
+        remote.submit(|_| {}).is_ok()
+    });
+    drop(context);
+    waking.join().unwrap();
+}
+
+/// One notification may stand for both.
+/// Fault: a notification is used up for the inbox alone.
+fn a_task_and_block_on_woken_together_are_both_polled() {
+    let context = AioContext::new().unwrap();
+    let ((a, for_task), (b, for_main)) = (slot(), slot());
+    let done = Rc::new(Cell::new(false));
+    let task = context.handle().spawn({
+        let done = done.clone();
+        async move {
+            assert_eq!(for_task.await, Ok(1));
+            done.set(true);
+        }
+    });
+    let completing =
+        [(a, 1), (b, 2)].map(|(completer, value)| thread::spawn(move || completer.complete(value)));
+    assert_eq!(context.block_on(for_main), Ok(2));
+    context.block_on(task).unwrap();
+    assert!(done.get());
+    for thread in completing {
+        thread.join().unwrap();
+    }
+}
+
+/// The task panics on the first of two results while the wake of the second is on its way to it.
+/// Fault: a panic goes through the loop, or is taken for a cancel.
+fn a_panic_with_a_wake_on_its_way_reaches_the_handle() {
+    struct Meant;
+    let context = AioContext::new().unwrap();
+    let (drops, here) = DropsHere::new();
+    let ((a, first), (b, second)) = (slot::<()>(), slot::<()>());
+    let task = context.handle().spawn(async move {
+        let _here = here;
+        futures::future::select(first, second).await;
+        panic_any(Meant);
+    });
+    let completing = thread::spawn(move || {
+        a.complete(());
+        b.complete(());
+    });
+    match context.block_on(task) {
+        Err(JoinError::Panicked(payload)) => assert!(payload.is::<Meant>()),
+        Err(JoinError::Cancelled) => panic!("the panic was lost"),
+        Ok(()) => unreachable!("the task ends by a panic"),
+    }
+    assert_eq!(drops.get(), 1);
+    let next = context.handle().spawn(async { 3 });
+    assert_eq!(context.block_on(next).unwrap(), 3);
+    completing.join().unwrap();
+}
+
+/// A reactor with one device, which another thread makes ready. It looks at it after each sleep.
+struct DeviceReactor {
+    bell: EventFd,
+    ready: Arc<AtomicBool>,
+    waited_for: Option<u64>,
+}
+
+impl Reactor for DeviceReactor {
+    fn unparker(&self) -> Box<dyn Unpark> {
+        Box::new(self.bell.clone())
+    }
+
+    fn park(&mut self, limit: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
+        if limit.is_none() {
+            self.bell.sleep();
+        }
+        if self.waited_for.is_some() && self.ready.load(Ordering::Relaxed) {
+            ready.extend(self.waited_for.take());
+        }
+        Ok(())
+    }
+
+    fn register(&mut self, key: u64, _fd: OwnedFd, _interest: Interest) -> io::Result<bool> {
+        self.waited_for = Some(key);
+        Ok(true)
+    }
+}
+
+/// `RemoteHandle::wake` sends nothing: it makes the loop look again at what its reactor watches. The device's state is relaxed.
+/// Fault: `wake` notifies nobody.
+fn a_wake_of_the_context_alone_makes_its_reactor_look_again() {
+    let flag = Arc::new(AtomicBool::new(false));
+    let reactor = DeviceReactor {
+        bell: EventFd::new(),
+        ready: flag.clone(),
+        waited_for: None,
+    };
+    let context = AioContext::builder().reactor(reactor).build().unwrap();
+    let remote = context.remote();
+    let device = thread::spawn(move || {
+        flag.store(true, Ordering::Relaxed);
+        remote.wake();
+    });
+    let null = File::open("/dev/null").unwrap();
+    context.block_on(context.handle().readable(&null)).unwrap();
+    device.join().unwrap();
+}
+
+/// Tasks wait for what never comes, jobs come from another thread until the drop refuses them: the drop ends, and every future and
+/// job has gone when it does.
+/// Faults: the drop does not call sleeping tasks in, or looks at the inbox only while its own queue is empty.
+fn a_context_dropped_by_another_threads_last_word_is_not_kept_waiting() {
+    let context = AioContext::new().unwrap();
+    let (drops, here) = DropsHere::new();
+    let waiting = async move {
+        let _here = here;
+        std::future::pending::<()>().await;
+    };
+    context.handle().spawn(waiting).detach();
+    context.by_hand().step();
+    let remote = context.remote();
+    let submitting = thread::spawn(move || {
+        while remote.submit(|_| {}).is_ok() {
+            thread::yield_now();
+        }
+    });
+    drop(context);
+    assert_eq!(drops.get(), 1);
+    submitting.join().unwrap();
+}
+
+/// The task wakes itself in every poll. After so many runs the loop looks outside all the same.
+/// Fault: the inbox is looked at only when the queue is empty.
+fn a_task_that_never_rests_keeps_no_other_thread_out() {
+    let context = AioContext::new().unwrap();
+    let mut polls = 0;
+    let restless = poll_fn(move |cx| {
+        polls += 1;
+        if polls % 64 == 0 {
+            thread::yield_now(); // else loom would never let the other thread run
+        }
+        cx.waker().wake_by_ref();
+        Poll::<()>::Pending
+    });
+    context.handle().spawn(restless).detach();
+    let (completer, completion) = slot();
+    let completing = thread::spawn(move || completer.complete(5));
+    assert_eq!(context.block_on(completion), Ok(5));
+    completing.join().unwrap();
+}
+
+/// The address by which wakers find their context's queue may be used again.
+/// Fault: a dropped context stays in its thread's table.
+fn a_context_built_where_another_was_has_a_queue_of_its_own() {
+    drop(AioContext::new().unwrap());
+    let context = AioContext::new().unwrap();
+    let (completer, completion) = slot();
+    let task = context.handle().spawn(async move {
+        // Woken here first: that is what a wrong queue loses.
+        let mut woken = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut woken, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        completion.await
+    });
+    let completing = thread::spawn(move || completer.complete(5));
+    assert_eq!(context.block_on(task).unwrap(), Ok(5));
+    completing.join().unwrap();
+}
+
+/// Whether the time limit of the sleep passes first is loom's choice.
+/// Faults: a sleep that never asks for the next timer; a due timer that is not fired after the sleep.
+fn a_result_against_a_deadline_is_one_or_the_other() {
+    while_time_passes(|| {
+        let context = AioContext::new().unwrap();
+        let (completer, completion) = slot();
+        let completing = thread::spawn(move || completer.complete(5));
+        let limit = Duration::from_secs(1);
+        let ended = context.block_on(context.handle().timeout(limit, completion));
+        match ended {
+            Ok(value) => {
+                reach("result");
+                assert_eq!(value, Ok(5));
+            }
+            Err(TimedOut) => reach("deadline"),
+        }
+        completing.join().unwrap();
+    });
+}
+
+/// The deadline ends the first wait; the wake that comes in that moment belongs to the second one.
+/// Fault: after a sleep that timed out the word stays sleeping, or its notification is thrown away.
+fn a_deadline_that_passed_swallows_no_later_wake() {
+    while_time_passes(|| {
+        let context = AioContext::new().unwrap();
+        let (completer, completion) = slot();
+        let task = context.handle().spawn(completion);
+        let (other, waits) = slot();
+        let completing = thread::spawn(move || {
+            completer.complete(5);
+            other.complete(6);
+        });
+        let limit = Duration::from_secs(1);
+        if context
+            .block_on(context.handle().timeout(limit, waits))
+            .is_err()
+        {
+            reach("deadline");
+        }
+        assert_eq!(context.block_on(task).unwrap(), Ok(5));
+        completing.join().unwrap();
+    });
+}

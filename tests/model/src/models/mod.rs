@@ -11,6 +11,7 @@ mod litmus;
 mod mutex_queue;
 mod notifier;
 mod pool;
+#[cfg(feature = "disk")]
 mod save;
 mod slot;
 mod task;
@@ -28,6 +29,7 @@ pub fn all() -> impl Iterator<Item = &'static Model> {
         workers::MODELS,
         hosted::MODELS,
         mutex_queue::MODELS,
+        #[cfg(feature = "disk")]
         save::MODELS,
         litmus::MODELS,
     ]

@@ -4,12 +4,17 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
+use crate::check::reach;
+
 use super::support::{EventFd, Tracked};
 
 crate::models![
     a_flag_set_before_notify_is_seen_after_the_park: [1],
     data_written_before_notify_may_be_read_after_the_park: [2],
     a_notification_swallowed_by_another_still_publishes: [3],
+    a_notification_before_the_park_ends_it_at_once_and_only_once: [4] reaches ["before the park", "in the park"],
+    a_sleep_costs_one_wake_and_an_awake_owner_none: [5] reaches ["no wake at all", "one wake for two notifications"],
+    a_wake_that_comes_after_its_sleep_costs_one_turn: [6] reaches ["stale wake"],
 ];
 
 fn notifier() -> (EventFd, Arc<Notifier>) {
@@ -85,4 +90,93 @@ fn a_notification_swallowed_by_another_still_publishes() {
     for remote in remotes {
         remote.join().unwrap();
     }
+}
+
+/// Whether it comes before the park or into it: the owner takes it once, and then may sleep again.
+/// Faults: `take` leaves the word notified; `prepare_sleep` sleeps over a pending notification.
+fn a_notification_before_the_park_ends_it_at_once_and_only_once() {
+    let (bell, notifier) = notifier();
+    let remote = thread::spawn({
+        let notifier = notifier.clone();
+        move || notifier.notify()
+    });
+    if notifier.prepare_sleep() {
+        bell.sleep();
+        reach("in the park");
+    } else {
+        reach("before the park");
+    }
+    assert!(notifier.take(), "the park ended without a notification");
+    assert!(!notifier.take(), "one notification was taken twice");
+    remote.join().unwrap();
+    assert_eq!(bell.try_sleep(), 0, "a wake was left over");
+    assert!(notifier.prepare_sleep(), "nothing is pending any more");
+}
+
+/// A system call for each announced sleep at the most, however many notify; none if the owner never slept.
+/// Fault: `notify` wakes whatever the word was.
+fn a_sleep_costs_one_wake_and_an_awake_owner_none() {
+    let (bell, notifier) = notifier();
+    let flags = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+    let remotes = [0, 1].map(|at| {
+        let (notifier, flags) = (notifier.clone(), flags.clone());
+        thread::spawn(move || {
+            flags[at].store(true, Ordering::Relaxed);
+            notifier.notify();
+        })
+    });
+    let (mut sleeps, mut wakes) = (0, 0);
+    loop {
+        notifier.take();
+        if flags.iter().all(|flag| flag.load(Ordering::Relaxed)) {
+            break;
+        }
+        if notifier.prepare_sleep() {
+            sleeps += 1;
+            wakes += bell.sleep();
+        }
+    }
+    for remote in remotes {
+        remote.join().unwrap();
+    }
+    wakes += bell.try_sleep();
+    assert!(wakes <= sleeps, "{wakes} wakes for {sleeps} sleeps");
+    if sleeps == 0 {
+        reach("no wake at all");
+    }
+    if wakes == 1 {
+        reach("one wake for two notifications");
+    }
+}
+
+/// The owner announces a sleep and goes on for another reason, a deadline or a descriptor; the wake meant for that sleep may come at
+/// any later moment.
+/// Fault: `take` leaves the word sleeping.
+fn a_wake_that_comes_after_its_sleep_costs_one_turn() {
+    let (bell, notifier) = notifier();
+    let flag = Arc::new(AtomicBool::new(false));
+    let remote = thread::spawn({
+        let (notifier, flag) = (notifier.clone(), flag.clone());
+        move || {
+            notifier.notify();
+            flag.store(true, Ordering::Relaxed);
+            notifier.notify();
+        }
+    });
+    let announced = notifier.prepare_sleep();
+    notifier.take(); // the sleep was over at once
+    let mut turns = 0;
+    while !flag.load(Ordering::Relaxed) {
+        turns += 1;
+        if notifier.prepare_sleep() {
+            bell.sleep();
+            if announced && !notifier.take() {
+                reach("stale wake");
+            }
+        } else {
+            notifier.take();
+        }
+    }
+    assert!(turns <= 3, "{turns} turns for two notifications");
+    remote.join().unwrap();
 }

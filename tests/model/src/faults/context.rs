@@ -1,0 +1,227 @@
+//! Faults of the loop, the tasks and the hosted context.
+use super::{Fault, Killer, fault};
+
+const CORE: &str = "aio-task/src/context/core.rs";
+const CONTEXT: &str = "aio-task/src/context/mod.rs";
+const QUEUE: &str = "aio-task/src/context/run_queue.rs";
+const TASK: &str = "aio-task/src/context/task.rs";
+const HOSTED: &str = "aio-task/src/context/hosted.rs";
+const SYNC: &str = "aio-task/src/sync.rs";
+
+const WOKEN: &str = "a_task_that_completes_while_the_owner_goes_to_sleep_wakes_it";
+const MAIN: &str = "a_result_for_block_on_itself_ends_its_sleep";
+const STRANDED: &str = "a_push_while_the_owner_goes_to_sleep_is_not_stranded";
+const AFTER: &str = "a_wake_before_during_or_after_a_run_is_followed_by_a_poll";
+const OWNER: &str = "a_task_touches_what_is_local_on_its_owner_only";
+const ON_ITS_WAY: &str = "a_context_dropped_while_a_wake_is_on_its_way_waits_for_it";
+const CANCELLED: &str = "a_wake_while_the_owner_cancels_drops_the_future_once_on_the_owner";
+const UNRUN: &str = "a_runnable_dropped_unrun_ends_the_wait_for_its_task";
+const SUBMITTED: &str =
+    "a_job_submitted_while_the_context_is_dropped_goes_on_the_owner_or_is_refused";
+const PANIC: &str = "a_panic_with_a_wake_on_its_way_reaches_the_handle";
+const AGAIN: &str = "a_context_built_where_another_was_has_a_queue_of_its_own";
+const DEADLINE: &str = "a_result_against_a_deadline_is_one_or_the_other";
+const HOST: &str = "a_remote_wake_reaches_the_host_of_a_hosted_context";
+const HOST_BLOCKS: &str = "a_remote_wake_while_the_host_blocks_on_the_context_is_not_lost";
+const HOST_LEAVES: &str = "a_hosted_context_dropped_by_its_host_drops_what_is_on_its_way";
+const HOST_JOB: &str = "a_job_submitted_to_a_hosted_context_wakes_its_host";
+const HOST_DEADLINE: &str = "a_hosted_contexts_deadline_wakes_its_host";
+
+pub(super) const FAULTS: &[Fault] = &[
+    // One turn.
+    fault(
+        "the loop sleeps without announcing it",
+        CORE,
+        "if self.remote.notifier.prepare_sleep() {\n            let limit",
+        "if true {\n            let limit",
+        &[WOKEN, MAIN, STRANDED],
+    ),
+    fault(
+        "a turn does not look at the inbox",
+        CORE,
+        "pub(super) fn gather(&self) {\n        self.take_notification();",
+        "pub(super) fn gather(&self) {",
+        &[AFTER],
+    ),
+    fault(
+        "a turn looks at the inbox only when it is idle",
+        CORE,
+        "if !self.remote.notifier.take() {\n            return;",
+        "if !self.queue.is_empty() || !self.remote.notifier.take() {\n            return;",
+        &["a_task_that_never_rests_keeps_no_other_thread_out"],
+    ),
+    fault(
+        "what the inbox had is lost",
+        CORE,
+        "for item in self.remote.take_inbox() {\n            self.queue.push(item);",
+        "for item in self.remote.take_inbox() {\n            std::mem::forget(item);",
+        &[STRANDED, WOKEN, AFTER],
+    ),
+    fault(
+        "the mark of block_on's future is not looked at",
+        CORE,
+        "if self.remote.take_main() {",
+        "if false {",
+        &[MAIN],
+    ),
+    fault(
+        "the mark of block_on's future is looked at only with an empty inbox",
+        CORE,
+        "        for item in self.remote.take_inbox() {\n            self.queue.push(item);\n        }\n        if self.remote.take_main() {",
+        "        let items = self.remote.take_inbox();\n        let none = items.is_empty();\n        for item in items {\n            self.queue.push(item);\n        }\n        if none && self.remote.take_main() {",
+        &["a_task_and_block_on_woken_together_are_both_polled"],
+    ),
+    fault(
+        "a sleep knows no deadline",
+        CORE,
+        "Clock::Monotonic => self\n                    .timers\n                    .next()\n                    .map(|at| at.saturating_duration_since(self.clock.now())),",
+        "Clock::Monotonic => None,",
+        &[DEADLINE, "a_deadline_that_passed_swallows_no_later_wake"],
+    ),
+    Fault {
+        name: "after a sleep the inbox waits for the next turn",
+        file: CORE,
+        search: "        self.take_notification();\n        self.timers.fire(&self.clock);\n    }\n\n    pub(super) fn take_notification(&self) {",
+        replacement: "    }\n\n    pub(super) fn take_notification(&self) {",
+        killer: Killer::Nobody {
+            why: "the next turn comes at once and looks at both; the look after the sleep saves one turn",
+            watched: &[WOKEN, MAIN, STRANDED, DEADLINE],
+        },
+    },
+    // The end.
+    fault(
+        "the end does not wait for a wake on its way",
+        CORE,
+        "if self.tasks.len() <= self.polling.get() {",
+        "if true {",
+        &[ON_ITS_WAY],
+    ),
+    fault(
+        "the end closes the inbox first",
+        CORE,
+        "self.closed.set(true);\n        let turning",
+        "self.closed.set(true);\n        drop(self.remote.close_inbox());\n        let turning",
+        &[ON_ITS_WAY],
+    ),
+    fault(
+        "the end does not call the tasks in",
+        CORE,
+        "for waker in self.tasks.wakers() {\n            waker.wake();",
+        "for waker in self.tasks.wakers() {\n            drop(waker);",
+        &["a_context_dropped_by_another_threads_last_word_is_not_kept_waiting"],
+    ),
+    fault(
+        "the end forgets what is queued",
+        CORE,
+        "while let Some(item) = self.queue.pop() {\n                drop_quietly(item);",
+        "while let Some(item) = self.queue.pop() {\n                std::mem::forget(item);",
+        &[UNRUN, ON_ITS_WAY],
+    ),
+    fault(
+        "the end leaves the inbox open",
+        CORE,
+        "for item in self.remote.close_inbox() {",
+        "for item in self.remote.take_inbox() {",
+        &[SUBMITTED],
+    ),
+    fault(
+        "the end sleeps without announcing it",
+        CORE,
+        "if self.remote.notifier.prepare_sleep() {\n                self.ask_reactor",
+        "if true {\n                self.ask_reactor",
+        &[ON_ITS_WAY],
+    ),
+    fault(
+        "the end leaves the queue in the thread's table",
+        QUEUE,
+        "queues.borrow_mut().retain(|(key, _)| *key != id)",
+        "queues.borrow_mut().retain(|(key, _)| *key == id)",
+        &[AGAIN],
+    ),
+    // Tasks.
+    fault(
+        "all threads share one table of queues",
+        SYNC,
+        "pub(crate) use primitives::thread_local as per_thread;",
+        "pub(crate) use std::thread_local as per_thread;",
+        &[OWNER],
+    ),
+    fault(
+        "a task woken elsewhere is dropped there",
+        QUEUE,
+        "None => drop(remote.send(item)),",
+        "None => drop(item),",
+        &[OWNER, ON_ITS_WAY],
+    ),
+    fault(
+        "a task that ended stays among the living",
+        TASK,
+        "let waker = self.tasks.wakers.borrow_mut().try_remove(self.key);\n        drop(waker);",
+        "let _ = self.key;",
+        &[CANCELLED, UNRUN],
+    ),
+    fault(
+        "a panic is told as a cancel",
+        TASK,
+        "Some(Err(payload)) => Err(JoinError::Panicked(payload)),",
+        "Some(Err(_)) => Err(JoinError::Cancelled),",
+        &[PANIC],
+    ),
+    // Hosted.
+    fault(
+        "a host is registered after the sleep is announced",
+        HOSTED,
+        "        core.remote.notifier.set_host(self.key, cx.waker().clone());\n        // From here on a wake-up from any side reaches the host.\n        if !core.queue.is_empty() || !core.remote.notifier.prepare_sleep() || watch(core).is_err() {",
+        "        let asleep = core.remote.notifier.prepare_sleep();\n        core.remote.notifier.set_host(self.key, cx.waker().clone());\n        if !core.queue.is_empty() || !asleep || watch(core).is_err() {",
+        &[HOST, HOST_JOB],
+    ),
+    fault(
+        "a host sleeps over a notification",
+        HOSTED,
+        "|| !core.remote.notifier.prepare_sleep() ||",
+        "|| { core.remote.notifier.prepare_sleep(); false } ||",
+        &[HOST, HOST_JOB],
+    ),
+    fault(
+        "a host that leaves stays registered",
+        HOSTED,
+        "core.remote.notifier.remove_host(self.key);",
+        "",
+        &[HOST_LEAVES],
+    ),
+    fault(
+        "block_on leaves the hosts where a notification finds them",
+        CONTEXT,
+        "hosts.append(&mut core.remote.notifier.take_hosts());",
+        "",
+        &[HOST_BLOCKS],
+    ),
+    fault(
+        "block_on does not hand over to the hosts",
+        CONTEXT,
+        "host.wake();",
+        "drop(host);",
+        &[HOST_BLOCKS],
+    ),
+    fault(
+        "what is queued outside a turn wakes no host",
+        QUEUE,
+        "if !self.turning.get() {",
+        "if false {",
+        &[HOST],
+    ),
+    fault(
+        "the watcher gets no order",
+        HOSTED,
+        "watcher.order(until);",
+        "let _ = (watcher, until);",
+        &[HOST_DEADLINE],
+    ),
+    fault(
+        "the watcher reports to nobody",
+        HOSTED,
+        "move || remote.notifier.notify())?;",
+        "move || drop(remote.clone()))?;",
+        &[HOST_DEADLINE],
+    ),
+];

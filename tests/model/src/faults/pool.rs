@@ -1,0 +1,4 @@
+//! Faults of `pool`.
+use super::Fault;
+
+pub(super) const FAULTS: &[Fault] = &[];

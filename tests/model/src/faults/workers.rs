@@ -1,0 +1,4 @@
+//! Faults of `workers`.
+use super::Fault;
+
+pub(super) const FAULTS: &[Fault] = &[];
