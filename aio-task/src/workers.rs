@@ -195,20 +195,21 @@ struct State {
 
 impl Shared {
     fn submit(shared: &Arc<Self>, work: Work) {
-        let started = {
+        let (idle, started) = {
             let mut state = shared.state.lock();
             if state.closed {
                 drop(state);
                 return work(Some(JobError::Refused));
             }
             state.queue.push_back(work);
-            if state.idle > 0 {
-                shared.work.notify_one();
-            }
             // Each idle worker takes one of the queued jobs.
             let wanting = state.queue.len() > state.idle && state.workers.len() < shared.max;
-            wanting.then(|| state.workers.insert(None))
+            (state.idle > 0, wanting.then(|| state.workers.insert(None)))
         };
+        if idle {
+            // Not under the lock: the worker that wakes would wait for it.
+            shared.work.notify_one();
+        }
         if let Some(key) = started {
             let theirs = shared.clone();
             if let Err(e) = spawn("aio-worker", move || theirs.work(key)) {
