@@ -95,6 +95,26 @@ fn a_pending_poll_write_that_nobody_polls_again_stops_nobody() {
 }
 
 #[test]
+fn a_closed_writer_takes_nothing_more_and_closes_again() {
+    let bench = Bench::new();
+    let mut writer = writer(&bench, small(2));
+    bench.run(async {
+        assert_eq!(writer.write(b"").await.expect("nothing"), 0);
+        writer.write_all(b"state").await.expect("room");
+        writer.close().await.expect("good");
+        let calls = bench.disk.records().len();
+        writer.close().await.expect("the same again");
+        let error = writer.write(b"more").await.expect_err("it is over");
+        let error = error.get_ref().and_then(|e| e.downcast_ref::<BlockError>());
+        assert_eq!(error.expect("typed").cause, Cause::Closed);
+        assert_eq!(bench.disk.records().len(), calls, "no driver call");
+    });
+    assert_eq!(bench.disk.vmstate_contents(), b"state");
+    drop(writer);
+    bench.drain_and_close();
+}
+
+#[test]
 fn a_writer_that_seeks_writes_there() {
     let bench = Bench::new();
     let mut writer = writer(&bench, small(2));
