@@ -32,7 +32,7 @@
 //!     // new, spawn, block_on
 //! }
 //!
-//! #[test]
+//! // A test:
 //! fn a_wake_behind_a_coalesced_one_is_not_lost() {
 //!     let mut loom = loom::model::Builder::new();
 //!     loom.preemption_bound = Some(2);

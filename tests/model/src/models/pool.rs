@@ -248,10 +248,9 @@ fn a_waiter_that_leaves_the_line_passes_its_slot_on() {
             let reserve = pin!(pool.reserve());
             // Asked first, so that a waiter may leave that was served and has not looked.
             match select(leaves, reserve).await {
-                Either::Left((_, reserve)) => {
+                Either::Left((_, _reserve)) => {
                     let served = pool.reserved() == 1;
                     reach(if served { "served" } else { "in line" });
-                    let _ = reserve;
                 }
                 Either::Right((slot, _)) => drop(slot),
             }
