@@ -36,13 +36,13 @@ const BUFFER: u64 = 16;
 /// A disk in memory whose every write ends when somebody says so, on whatever thread. Its own memory is the length of what has landed.
 struct Disk {
     /// What ends the writes, in their order.
-    ends: RefCell<VecDeque<Completion<Result<(), Cause>>>>,
+    ends: RefCell<VecDeque<Completion<Ended>>>,
     landed: Rc<Cell<u64>>,
     _here: DropsHere,
 }
 
 impl Disk {
-    fn new(ends: impl IntoIterator<Item = Completion<Result<(), Cause>>>) -> (Self, Seen) {
+    fn new(ends: impl IntoIterator<Item = Completion<Ended>>) -> (Self, Seen) {
         let (drops, here) = DropsHere::new();
         let landed = Rc::new(Cell::new(0));
         let disk = Self {
@@ -109,9 +109,12 @@ impl BlockDriver for Disk {
 }
 
 /// An end, and who makes it.
-fn end() -> (Completer<Result<(), Cause>>, Completion<Result<(), Cause>>) {
+fn end() -> (Completer<Ended>, Completion<Ended>) {
     slot()
 }
+
+/// How a write has ended.
+type Ended = Result<(), Cause>;
 
 async fn node(context: &AioContext, driver: impl BlockDriver) -> BlockNode {
     let opened = NodeBuilder::new("disk")
@@ -128,7 +131,7 @@ fn options(workers: usize) -> SaveOptions {
     }
 }
 
-fn no_space() -> Result<(), Cause> {
+fn no_space() -> Ended {
     Err(Cause::Os(Errno(28)))
 }
 
