@@ -19,9 +19,9 @@ pub mod bugs;
 pub mod build;
 #[cfg(loom)]
 pub mod check;
+pub mod faults;
 #[cfg(shuttle)]
 pub mod large;
-pub mod faults;
 #[cfg(loom)]
 pub mod litmus;
 #[cfg(loom)]

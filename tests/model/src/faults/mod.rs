@@ -5,6 +5,7 @@ mod edge;
 mod gate;
 mod pool;
 mod reactor;
+mod save;
 mod workers;
 
 /// One fault: a text that is found exactly once in a file, and what it is replaced by.
@@ -69,6 +70,7 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
         context::FAULTS,
         pool::FAULTS,
         workers::FAULTS,
+        save::FAULTS,
     ]
     .into_iter()
     .flatten()

@@ -1,4 +1,132 @@
-//! Faults of `pool`.
-use super::Fault;
+//! Faults of the pool and of its neighbours, the lock and the queue.
+use super::{Fault, fault};
 
-pub(super) const FAULTS: &[Fault] = &[];
+pub(super) const FAULTS: &[Fault] = &[
+    fault(
+        "an end wakes only those who waited for one before the last end",
+        "aio-task/src/pool/accounts.rs",
+        "*self.ones.tag(key) < end",
+        "*self.ones.tag(key) + 1 < end",
+        &["wait_one_returns_though_both_tasks_ended_before_it_looked"],
+    ),
+    fault(
+        "an end does not pass its slot on",
+        "aio-task/src/pool/accounts.rs",
+        "            self.ones.serve(key, wakes);\n        }\n        self.slot_came_free(wakes);",
+        "            self.ones.serve(key, wakes);\n        }",
+        &[
+            "with_one_slot_the_second_start_waits_for_the_first_end",
+            "a_task_cancelled_while_its_io_completes_frees_its_slot_once",
+            "context_pool_and_worker_together_keep_order_and_status",
+            "litmus_members_run_while_nobody_awaits_the_group",
+        ],
+    ),
+    fault(
+        "an end frees two slots",
+        "aio-task/src/pool/accounts.rs",
+        "        self.busy -= 1;\n        self.ended += 1;",
+        "        self.busy = self.busy.saturating_sub(2);\n        self.ended += 1;",
+        &["a_task_that_panics_while_another_ends_frees_its_slot_once"],
+    ),
+    fault(
+        "an idle pool wakes nobody who waits for all",
+        "aio-task/src/pool/accounts.rs",
+        "            self.alls.nudge_all(wakes);",
+        "",
+        &["two_tasks_that_end_elsewhere_wake_who_waits_for_all_with_the_first_error"],
+    ),
+    fault(
+        "a pool with one task left is idle",
+        "aio-task/src/pool/accounts.rs",
+        "        self.busy + self.reserved == 0",
+        "        self.busy + self.reserved <= 1",
+        &["who_waits_for_all_stays_asleep_until_the_last_of_two_ends"],
+    ),
+    fault(
+        "a waiter that leaves keeps the slot it was handed",
+        "aio-task/src/pool/accounts.rs",
+        "                if removed.served {\n                    self.release(wakes);\n                }",
+        "",
+        &[
+            "a_waiter_that_leaves_the_line_passes_its_slot_on",
+            "a_start_that_leaves_the_line_drops_its_task_unpolled",
+        ],
+    ),
+    fault(
+        "a hint that leaves in its turn wakes nobody",
+        "aio-task/src/pool/accounts.rs",
+        "                if its_turn {\n                    self.advance_line(wakes);\n                }",
+        "                let _ = its_turn;",
+        &["a_hint_that_leaves_in_its_turn_wakes_the_next_in_line"],
+    ),
+    fault(
+        "a hint that has looked wakes nobody",
+        "aio-task/src/pool/accounts.rs",
+        "                *spare = self.line.remove(key).waker;\n                self.advance_line(wakes);",
+        "                *spare = self.line.remove(key).waker;\n                let _ = wakes;",
+        &["a_hint_that_leaves_in_its_turn_wakes_the_next_in_line"],
+    ),
+    fault(
+        "a slot that is handed on is not counted",
+        "aio-task/src/pool/accounts.rs",
+        "                    self.reserved += 1;\n                    self.line.serve(first, wakes);",
+        "                    self.line.serve(first, wakes);",
+        &["with_one_slot_the_second_start_waits_for_the_first_end"],
+    ),
+    fault(
+        "the last error is the status",
+        "aio-task/src/pool/verdict.rs",
+        "        if self.status.is_some() {\n            return Some(error);\n        }\n",
+        "",
+        &["two_tasks_that_end_elsewhere_wake_who_waits_for_all_with_the_first_error"],
+    ),
+    fault(
+        "the payload of a panic is lost",
+        "aio-task/src/pool/verdict.rs",
+        "        self.payload = Some(payload);\n        None",
+        "        drop(payload);\n        None",
+        &["a_task_that_panics_while_another_ends_frees_its_slot_once"],
+    ),
+    fault(
+        "the last handle of a pool cancels nothing",
+        "aio-task/src/pool/mod.rs",
+        "        self.state.close();",
+        "",
+        &["a_pool_dropped_while_its_io_completes_drops_the_task_once"],
+    ),
+    fault(
+        "an unlock frees the lock though someone is in line",
+        "aio-task/src/mutex.rs",
+        "            Some(first) => queue.waiters.serve(first, &mut wakes),",
+        "            Some(first) => {\n                queue.held = false;\n                queue.waiters.serve(first, &mut wakes);\n            }",
+        &["a_lock_held_until_another_thread_completes_goes_to_the_first_in_line"],
+    ),
+    fault(
+        "a waiter that leaves keeps the lock it was handed",
+        "aio-task/src/mutex.rs",
+        "            if removed.served {\n                hand_over(self.queue);",
+        "            if false {\n                hand_over(self.queue);",
+        &["a_lock_handed_to_a_waiter_that_leaves_goes_to_the_next"],
+    ),
+    fault(
+        "a sleeper that leaves takes its wake along",
+        "aio-task/src/queue.rs",
+        "            if removed.served && removed.tag == WokenBy::Next {",
+        "            if removed.served && removed.tag == WokenBy::All {",
+        &["a_wake_for_a_sleeper_that_leaves_goes_to_the_next"],
+    ),
+    fault(
+        "a sleeper that was not woken passes a wake on",
+        "aio-task/src/queue.rs",
+        "            if removed.served && removed.tag == WokenBy::Next {",
+        "            if removed.tag == WokenBy::Next {",
+        &["a_wake_for_a_sleeper_that_leaves_goes_to_the_next"],
+    ),
+    fault(
+        "a queue wakes nobody",
+        "aio-task/src/queue.rs",
+        "            let first = sleepers.front();",
+        "            let first = sleepers.front().filter(|_| false);",
+        &["two_wakes_caused_by_two_threads_wake_two_sleepers_in_order"],
+    ),
+];
