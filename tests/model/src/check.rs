@@ -120,6 +120,10 @@ impl Model {
 
 /// Ends the process unless aio-task runs over loom and async-task's state word is visible: a wake against a run must have more than
 /// one interleaving, which it has not over core's atomics.
+#[allow(
+    clippy::assertions_on_constants,
+    reason = "it is constant in every build, and must be true in this one"
+)]
 pub fn assert_that_loom_sees_the_state_words() {
     assert!(
         aio_task::model::OVER_LOOM,
