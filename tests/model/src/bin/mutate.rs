@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use model::build::{build, clean, folder};
+use model::build::{build_quickly, clean, folder};
 use model::faults::{Fault, Killer, all};
 use model::suite::{End, Job, list, run};
 use model::table::GATE_BOUND;
@@ -210,7 +210,7 @@ impl Workshop {
     fn build(&self, models: &[&str]) -> Result<PathBuf, String> {
         let models_folder = self.tree.join("tests/model");
         for features in ["", "disk"] {
-            let runner = build(&models_folder, &self.target(), features)
+            let runner = build_quickly(&models_folder, &self.target(), features)
                 .map_err(|e| format!("does not compile:\n{e}"))?;
             let list = list(&runner)?;
             if models
