@@ -18,7 +18,6 @@ pub(super) const FAULTS: &[Fault] = &[
             "with_one_slot_the_second_start_waits_for_the_first_end",
             "a_task_cancelled_while_its_io_completes_frees_its_slot_once",
             "context_pool_and_worker_together_keep_order_and_status",
-            "litmus_members_run_while_nobody_awaits_the_group",
         ],
     ),
     fault(

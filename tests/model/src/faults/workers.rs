@@ -49,7 +49,7 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "a job wakes no idle worker",
         "aio-task/src/workers.rs",
-        "            if state.idle > 0 {\n                shared.work.notify_one();\n            }",
+        "            shared.work.notify_one();",
         "",
         &["a_job_that_comes_while_the_worker_goes_idle_is_not_stranded"],
     ),
