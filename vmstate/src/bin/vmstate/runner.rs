@@ -92,6 +92,8 @@ impl Runner<'_> {
         engine: &Engine,
     ) -> Result<Value, Failure> {
         self.steps.begin(&what(kind, engine));
+        // What the step before has left to do (a removed file's blocks, dirty pages) is not to be paid inside this one's clock.
+        self.cx.blocking(rustix::fs::sync).await?;
         let failed = |error: io::Error| Failure::io("vmstate", "start a child process", &error);
         let mut command = self.command(kind, file, engine).map_err(failed)?;
         // On this thread: the child dies with the thread that started it.
