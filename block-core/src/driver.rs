@@ -4,7 +4,7 @@ use crate::{
     BlockChild, BlockError, BlockLimits, BlockStatus, Cause, DiskOffset, IoVector, Op, ReadVector,
     Result,
 };
-use crate::{VmstateLimits, VmstateOffset, WriteFlags, ZeroFlags};
+use crate::{NewSnapshot, SnapshotInfo, VmstateLimits, VmstateOffset, WriteFlags, ZeroFlags};
 use futures::future::LocalBoxFuture;
 
 /// How new space is backed when a node grows, QEMU's `PreallocMode`.
@@ -170,10 +170,69 @@ pub trait BlockDriver: 'static {
         Ok(())
     }
 
-    /// Writes back what the driver keeps, and lets go of its resources and its children. Nothing is called after it.
+    /// Drops what [`BlockDriver::save_vmstate`] wrote and no snapshot recorded: the next state begins on an empty area. A driver without
+    /// snapshots, whose state is overwritten in place, has nothing to drop. No QEMU counterpart.
+    async fn discard_vmstate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// True where this driver has internal snapshots, whether or not this image can take another one now; false passes snapshot calls to
+    /// `file`. Such a driver has a vmstate area, too.
+    fn supports_snapshots(&self) -> bool {
+        false
+    }
+
+    /// Records the disk as it is, and the state that [`BlockDriver::finish_vmstate`] completed and no snapshot recorded yet, if there is
+    /// one: that state is then the snapshot's, and the area is empty. QEMU's `bdrv_snapshot_create`.
+    ///
+    /// Atomic, a replaced snapshot included: after an error, and after a crash at any moment before it returns, the list of snapshots is
+    /// the old or the new one, and after an error it is the old one, and the state is still there to be discarded. What it returned is
+    /// stable. The node sees to it that no other request on the disk is under way; vmstate calls may be.
+    async fn snapshot_create(&self, new: NewSnapshot) -> Result<SnapshotInfo> {
+        let _ = new;
+        Err(unsupported(Op::SnapshotCreate))
+    }
+
+    /// Makes the disk, its length and the state in the vmstate area those of a snapshot; QEMU's `bdrv_snapshot_goto`. The snapshot stays.
+    /// A state that no snapshot recorded is dropped. Atomic, stable and alone as [`BlockDriver::snapshot_create`] is.
+    ///
+    /// `id_or_name` here and below: the snapshot with this id, else the first with this name; [`Cause::NoSuchSnapshot`] if there is none.
+    async fn snapshot_goto(&self, id_or_name: String) -> Result<()> {
+        let _ = id_or_name;
+        Err(unsupported(Op::SnapshotGoto))
+    }
+
+    /// Drops a snapshot; QEMU's `bdrv_snapshot_delete`. Atomic and stable. Other requests may be under way.
+    async fn snapshot_delete(&self, id_or_name: String) -> Result<()> {
+        let _ = id_or_name;
+        Err(unsupported(Op::SnapshotDelete))
+    }
+
+    /// The snapshots in the image's order; QEMU's `bdrv_snapshot_list`.
+    async fn snapshot_list(&self) -> Result<Vec<SnapshotInfo>> {
+        Err(unsupported(Op::SnapshotList))
+    }
+
+    /// A view of a snapshot: a driver whose disk and vmstate area are the snapshot's, to be opened read-only; QEMU's
+    /// `bdrv_snapshot_load_tmp`, except that this image works on.
+    ///
+    /// A view shows the snapshot's bytes or fails (with [`Cause::Closed`] once this driver is closed), whatever becomes of the snapshot.
+    /// Its requests are not this node's: they are not in flight here, and a drained section does not keep them out. Closing a view, or
+    /// dropping it, lets go of the snapshot.
+    async fn snapshot_load_tmp(&self, id_or_name: String) -> Result<Box<dyn DynBlockDriver>> {
+        let _ = id_or_name;
+        Err(unsupported(Op::SnapshotLoad))
+    }
+
+    /// Writes back what the driver keeps, and lets go of its resources and its children. A state that no snapshot recorded is dropped where
+    /// the driver has snapshots. Nothing is called after it.
     async fn close(&self) -> Result<()> {
         Ok(())
     }
+}
+
+fn unsupported(op: Op) -> BlockError {
+    BlockError::new(op, 0, 0, Cause::NotSupported)
 }
 
 /// [`BlockDriver`] behind a pointer. Implemented for every driver; one box per request.
@@ -215,6 +274,16 @@ pub trait DynBlockDriver: 'static {
     ) -> LocalBoxFuture<'_, (ReadVector, Result<()>)>;
     fn vmstate_length(&self) -> LocalBoxFuture<'_, Result<Option<u64>>>;
     fn finish_vmstate(&self, len: u64) -> LocalBoxFuture<'_, Result<()>>;
+    fn discard_vmstate(&self) -> LocalBoxFuture<'_, Result<()>>;
+    fn supports_snapshots(&self) -> bool;
+    fn snapshot_create(&self, new: NewSnapshot) -> LocalBoxFuture<'_, Result<SnapshotInfo>>;
+    fn snapshot_goto(&self, id_or_name: String) -> LocalBoxFuture<'_, Result<()>>;
+    fn snapshot_delete(&self, id_or_name: String) -> LocalBoxFuture<'_, Result<()>>;
+    fn snapshot_list(&self) -> LocalBoxFuture<'_, Result<Vec<SnapshotInfo>>>;
+    fn snapshot_load_tmp(
+        &self,
+        id_or_name: String,
+    ) -> LocalBoxFuture<'_, Result<Box<dyn DynBlockDriver>>>;
     fn close(&self) -> LocalBoxFuture<'_, Result<()>>;
 }
 
@@ -290,6 +359,30 @@ impl<D: BlockDriver> DynBlockDriver for D {
     }
     fn finish_vmstate(&self, len: u64) -> LocalBoxFuture<'_, Result<()>> {
         Box::pin(BlockDriver::finish_vmstate(self, len))
+    }
+    fn discard_vmstate(&self) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(BlockDriver::discard_vmstate(self))
+    }
+    fn supports_snapshots(&self) -> bool {
+        BlockDriver::supports_snapshots(self)
+    }
+    fn snapshot_create(&self, new: NewSnapshot) -> LocalBoxFuture<'_, Result<SnapshotInfo>> {
+        Box::pin(BlockDriver::snapshot_create(self, new))
+    }
+    fn snapshot_goto(&self, id_or_name: String) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(BlockDriver::snapshot_goto(self, id_or_name))
+    }
+    fn snapshot_delete(&self, id_or_name: String) -> LocalBoxFuture<'_, Result<()>> {
+        Box::pin(BlockDriver::snapshot_delete(self, id_or_name))
+    }
+    fn snapshot_list(&self) -> LocalBoxFuture<'_, Result<Vec<SnapshotInfo>>> {
+        Box::pin(BlockDriver::snapshot_list(self))
+    }
+    fn snapshot_load_tmp(
+        &self,
+        id_or_name: String,
+    ) -> LocalBoxFuture<'_, Result<Box<dyn DynBlockDriver>>> {
+        Box::pin(BlockDriver::snapshot_load_tmp(self, id_or_name))
     }
     fn close(&self) -> LocalBoxFuture<'_, Result<()>> {
         Box::pin(BlockDriver::close(self))

@@ -10,6 +10,8 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Operation not permitted.
     pub const PERM: Self = Self(1);
+    /// No such file or directory (no such snapshot).
+    pub const NOENT: Self = Self(2);
     /// Input/output error.
     pub const IO: Self = Self(5);
     /// Resource temporarily unavailable (a lock is held).
@@ -18,6 +20,8 @@ impl Errno {
     pub const NOMEM: Self = Self(12);
     /// Permission denied (read-only).
     pub const ACCES: Self = Self(13);
+    /// File exists (the snapshot's name is taken).
+    pub const EXIST: Self = Self(17);
     /// Invalid argument.
     pub const INVAL: Self = Self(22);
     /// File too large.
@@ -63,6 +67,12 @@ pub enum Op {
     SaveVmstate,
     LoadVmstate,
     FinalizeVmstate,
+    DiscardVmstate,
+    SnapshotCreate,
+    SnapshotGoto,
+    SnapshotDelete,
+    SnapshotList,
+    SnapshotLoad,
     Drain,
 }
 
@@ -83,6 +93,12 @@ impl fmt::Display for Op {
             Self::SaveVmstate => "save vmstate",
             Self::LoadVmstate => "load vmstate",
             Self::FinalizeVmstate => "finalize vmstate",
+            Self::DiscardVmstate => "discard vmstate",
+            Self::SnapshotCreate => "snapshot create",
+            Self::SnapshotGoto => "snapshot goto",
+            Self::SnapshotDelete => "snapshot delete",
+            Self::SnapshotList => "snapshot list",
+            Self::SnapshotLoad => "snapshot load",
             Self::Drain => "drain",
         })
     }
@@ -137,6 +153,23 @@ pub enum Cause {
     NotDriven,
     /// A job of the driver panicked.
     Panicked,
+    /// The image has no snapshot of this id or name.
+    NoSuchSnapshot {
+        /// What was asked for.
+        name: String,
+    },
+    /// The image has a snapshot of this name, and it was not to be replaced.
+    SnapshotExists {
+        /// The name.
+        name: String,
+    },
+    /// It failed, and what it had written could not be freed: the image is good, but its file holds space that nothing uses.
+    Leaked {
+        /// Why it failed; the errno is this one's.
+        cause: Box<Cause>,
+        /// Why the space could not be freed.
+        freeing: Box<Cause>,
+    },
     /// Anything else a driver has to say, in words with the numbers in them.
     Driver(std::borrow::Cow<'static, str>),
 }
@@ -177,20 +210,28 @@ impl BlockError {
 
     /// The positive errno that QEMU's caller would see, negated, for this error.
     pub fn errno(&self) -> Errno {
-        match self.cause {
-            Cause::Os(errno) => errno,
-            Cause::NotSupported => Errno::NOTSUP,
-            Cause::OutOfBounds { .. }
-            | Cause::Short { .. }
-            | Cause::Unfinalized
-            | Cause::Panicked => Errno::IO,
-            Cause::Overflow | Cause::Driver(_) => Errno::INVAL,
-            Cause::ReadOnly => Errno::ACCES,
-            Cause::NoPermission { .. } => Errno::PERM,
-            Cause::Conflict { .. } => Errno::AGAIN,
-            Cause::Closed | Cause::NotDriven => Errno::NODEV,
-            Cause::Cancelled => Errno::CANCELED,
-            Cause::OutOfMemory { .. } => Errno::NOMEM,
+        self.cause.errno()
+    }
+}
+
+impl Cause {
+    fn errno(&self) -> Errno {
+        match self {
+            Self::Os(errno) => *errno,
+            Self::NotSupported => Errno::NOTSUP,
+            Self::OutOfBounds { .. } | Self::Short { .. } | Self::Unfinalized | Self::Panicked => {
+                Errno::IO
+            }
+            Self::Overflow | Self::Driver(_) => Errno::INVAL,
+            Self::ReadOnly => Errno::ACCES,
+            Self::NoPermission { .. } => Errno::PERM,
+            Self::Conflict { .. } => Errno::AGAIN,
+            Self::Closed | Self::NotDriven => Errno::NODEV,
+            Self::Cancelled => Errno::CANCELED,
+            Self::OutOfMemory { .. } => Errno::NOMEM,
+            Self::NoSuchSnapshot { .. } => Errno::NOENT,
+            Self::SnapshotExists { .. } => Errno::EXIST,
+            Self::Leaked { cause, .. } => cause.errno(),
         }
     }
 }
@@ -219,6 +260,12 @@ impl fmt::Display for Cause {
             Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes"),
             Self::NotDriven => f.write_str("nobody drives the context"),
             Self::Panicked => f.write_str("a job of the driver panicked"),
+            Self::NoSuchSnapshot { name } => write!(f, "there is no snapshot {name:?}"),
+            Self::SnapshotExists { name } => write!(f, "there is a snapshot {name:?} already"),
+            Self::Leaked { cause, freeing } => write!(
+                f,
+                "{cause}; what was written until then could not be freed: {freeing}"
+            ),
             Self::Driver(text) => f.write_str(text),
         }
     }

@@ -18,6 +18,7 @@ mod limits;
 mod node;
 mod offset;
 mod permissions;
+mod snapshot;
 mod status;
 #[cfg(feature = "test-disk")]
 pub mod test_disk;
@@ -32,6 +33,7 @@ pub use limits::{BlockLimits, RangeLimits, VmstateLimits};
 pub use node::{BlockChild, BlockNode, Drained, NodeBuilder, NodeExtension, WeakBlockNode};
 pub use offset::{DiskOffset, VmstateOffset};
 pub use permissions::{Permissions, Perms};
+pub use snapshot::{NewSnapshot, SnapshotInfo};
 pub use status::BlockStatus;
 pub use vector::{IoVector, ReadVector};
 

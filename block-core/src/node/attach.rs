@@ -2,7 +2,7 @@
 
 use super::{BlockNode, Inner};
 use crate::{BlockError, Cause, DiskOffset, IoVector, Op, Permissions, Perms, Result};
-use crate::{Truncate, VmstateOffset, WriteFlags, ZeroFlags};
+use crate::{NewSnapshot, SnapshotInfo, Truncate, VmstateOffset, WriteFlags, ZeroFlags};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -123,6 +123,32 @@ impl BlockChild {
     pub async fn finish_vmstate(&self, len: u64) -> Result<()> {
         self.may(Perms::WRITE, Op::FinalizeVmstate, 0, len)?;
         self.node.finish_vmstate(len).await
+    }
+
+    /// [`BlockNode::discard_vmstate`] with the permission "write".
+    pub async fn discard_vmstate(&self) -> Result<()> {
+        self.may(Perms::WRITE, Op::DiscardVmstate, 0, 0)?;
+        self.node.discard_vmstate().await
+    }
+
+    /// [`BlockNode::snapshot_create`] with the permission "write".
+    pub async fn snapshot_create(&self, new: NewSnapshot) -> Result<SnapshotInfo> {
+        self.may(Perms::WRITE, Op::SnapshotCreate, 0, 0)?;
+        self.node.snapshot_create(new).await
+    }
+
+    /// [`BlockNode::snapshot_goto`] with the permissions "write" and "resize".
+    pub async fn snapshot_goto(&self, id_or_name: impl Into<String>) -> Result<()> {
+        let id_or_name = id_or_name.into();
+        self.may(Perms::WRITE | Perms::RESIZE, Op::SnapshotGoto, 0, 0)?;
+        self.node.snapshot_goto(id_or_name).await
+    }
+
+    /// [`BlockNode::snapshot_delete`] with the permission "write".
+    pub async fn snapshot_delete(&self, id_or_name: impl Into<String>) -> Result<()> {
+        let id_or_name = id_or_name.into();
+        self.may(Perms::WRITE, Op::SnapshotDelete, 0, 0)?;
+        self.node.snapshot_delete(id_or_name).await
     }
 
     /// Gives the permissions back, and closes the node if nobody else is attached to it: what a driver does with its children in its own

@@ -11,6 +11,10 @@ pub trait NodeExtension: Any {
     /// Called once when the node closes, when new requests are refused already and before what is in flight is waited for: what would
     /// be lost is an error of the close.
     fn on_close(&self) -> Result<()>;
+
+    /// Called when the state in the vmstate area is another than before, or none, without a write to the area: a snapshot took it or
+    /// brought it, or it was discarded; also when one of these failed. What was known of the area is void.
+    fn on_vmstate_replaced(&self) {}
 }
 
 /// The extensions of one node, in the order they were set.
@@ -24,6 +28,15 @@ impl Extensions {
     pub(super) fn take(&self) -> Vec<Rc<dyn NodeExtension>> {
         let all = std::mem::take(&mut *self.0.borrow_mut());
         all.into_iter().map(|(_, ext)| ext).collect()
+    }
+
+    /// Tells all of them.
+    pub(super) fn vmstate_replaced(&self) {
+        let all: Vec<_> = {
+            let kept = self.0.borrow();
+            kept.iter().map(|(_, ext)| ext.clone()).collect()
+        };
+        all.iter().for_each(|ext| ext.on_vmstate_replaced());
     }
 }
 

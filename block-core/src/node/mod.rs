@@ -11,6 +11,7 @@ mod length; // asked, and kept while nothing changes it
 mod read;
 mod request; // the request task, the gate, the in-flight count
 mod shape; // the driver's limits in the form that requests need
+mod snapshot; // passed down to the driver that has them
 mod split; // whole blocks to the driver: direct, in pieces, or bounced
 mod status;
 mod tracked; // who waits for whom
@@ -69,7 +70,15 @@ impl NodeBuilder {
     ///
     /// Limits that no request could fit are an error (see [`BlockLimits`]). Dropped: the driver is dropped, unclosed.
     pub async fn open(self, handle: &AioHandle, driver: impl BlockDriver) -> Result<BlockNode> {
-        let driver: Box<dyn DynBlockDriver> = Box::new(driver);
+        self.open_boxed(handle, Box::new(driver)).await
+    }
+
+    /// [`NodeBuilder::open`] of a driver behind a pointer.
+    pub async fn open_boxed(
+        self,
+        handle: &AioHandle,
+        driver: Box<dyn DynBlockDriver>,
+    ) -> Result<BlockNode> {
         let limits = driver.limits();
         let error = |cause| BlockError::new(Op::Open, 0, 0, cause);
         let node = BlockNode {

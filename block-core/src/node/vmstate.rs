@@ -3,7 +3,8 @@
 use super::request::InFlight;
 use super::split::Lent;
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, IoVector, Op, ReadVector, Result, VmstateLimits, VmstateOffset};
+use crate::{BlockError, Cause, DynBlockDriver, IoVector, Op, ReadVector, Result};
+use crate::{VmstateLimits, VmstateOffset};
 use std::rc::Rc;
 
 impl BlockNode {
@@ -106,6 +107,22 @@ impl BlockNode {
         self.request(task).await.and_then(|r| r).map_err(error)
     }
 
+    /// Drops what was written to the area and no snapshot recorded (see [`crate::BlockDriver::discard_vmstate`]): what a cancelled save
+    /// leaves. Vmstate calls that are still in flight are not waited for. The error's numbers are 0. Dropped: it runs on.
+    pub async fn discard_vmstate(&self) -> Result<()> {
+        let error = |cause| BlockError::new(Op::DiscardVmstate, 0, 0, cause);
+        self.inner.check_range(0, 0).map_err(error)?;
+        self.check_vmstate(true).map_err(error)?;
+        let top = self.inner.clone();
+        let task = async move {
+            let (node, _in_flight) = top.enter_down().await?;
+            let result = node.driver.discard_vmstate().await;
+            node.extensions.vmstate_replaced();
+            result.map_err(|e| e.cause)
+        };
+        self.request(task).await.and_then(|r| r).map_err(error)
+    }
+
     /// There is an area, and it may be changed if that is what is wanted.
     fn check_vmstate(&self, change: bool) -> Result<(), Cause> {
         let node = self.vmstate_node().ok_or(Cause::NotSupported)?;
@@ -119,11 +136,20 @@ impl BlockNode {
 impl Inner {
     /// Passes the gates from this node down to the one that has the vmstate area.
     async fn enter_down(self: Rc<Self>) -> Result<(Rc<Self>, Vec<InFlight>), Cause> {
+        self.enter_down_to(|driver| driver.vmstate().is_some())
+            .await
+    }
+
+    /// Passes the gates from this node down to the first whose driver is the one meant.
+    pub(super) async fn enter_down_to(
+        self: Rc<Self>,
+        is_meant: fn(&dyn DynBlockDriver) -> bool,
+    ) -> Result<(Rc<Self>, Vec<InFlight>), Cause> {
         let mut passed = Vec::with_capacity(1);
         let mut node = self;
         loop {
             passed.push(node.enter().await?);
-            if node.driver.vmstate().is_some() {
+            if is_meant(&*node.driver) {
                 return Ok((node, passed));
             }
             node = node.primary().ok_or(Cause::NotSupported)?;
@@ -131,7 +157,7 @@ impl Inner {
     }
 
     /// The primary child.
-    fn primary(&self) -> Option<Rc<Self>> {
+    pub(super) fn primary(&self) -> Option<Rc<Self>> {
         let file = self.driver.children().file?;
         Some(file.node().inner.clone())
     }
