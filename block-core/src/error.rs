@@ -170,6 +170,8 @@ pub enum Cause {
         /// Why the space could not be freed.
         freeing: Box<Cause>,
     },
+    /// What is stored contradicts itself: an image whose tables are wrong. In words with the numbers in them.
+    Corrupt(std::borrow::Cow<'static, str>),
     /// Anything else a driver has to say, in words with the numbers in them.
     Driver(std::borrow::Cow<'static, str>),
 }
@@ -219,9 +221,11 @@ impl Cause {
         match self {
             Self::Os(errno) => *errno,
             Self::NotSupported => Errno::NOTSUP,
-            Self::OutOfBounds { .. } | Self::Short { .. } | Self::Unfinalized | Self::Panicked => {
-                Errno::IO
-            }
+            Self::OutOfBounds { .. }
+            | Self::Short { .. }
+            | Self::Unfinalized
+            | Self::Corrupt(_)
+            | Self::Panicked => Errno::IO,
             Self::Overflow | Self::Driver(_) => Errno::INVAL,
             Self::ReadOnly => Errno::ACCES,
             Self::NoPermission { .. } => Errno::PERM,
@@ -260,6 +264,7 @@ impl fmt::Display for Cause {
             Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes"),
             Self::NotDriven => f.write_str("nobody drives the context"),
             Self::Panicked => f.write_str("a job of the driver panicked"),
+<<<<<<< HEAD
             Self::NoSuchSnapshot { name } => write!(f, "there is no snapshot {name:?}"),
             Self::SnapshotExists { name } => write!(f, "there is a snapshot {name:?} already"),
             Self::Leaked { cause, freeing } => write!(
@@ -267,6 +272,9 @@ impl fmt::Display for Cause {
                 "{cause}; what was written until then could not be freed: {freeing}"
             ),
             Self::Driver(text) => f.write_str(text),
+=======
+            Self::Corrupt(text) | Self::Driver(text) => f.write_str(text),
+>>>>>>> 2652de8 (qcow2: sizes, table entries and errors of the format)
         }
     }
 }

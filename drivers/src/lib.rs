@@ -26,6 +26,7 @@
 mod file;
 mod lock;
 mod null;
+pub mod qcow2;
 mod raw;
 mod vmstate_file;
 

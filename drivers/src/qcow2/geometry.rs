@@ -1,0 +1,537 @@
+//! Sizes and index arithmetic: how large the tables are, and which entry of which table a byte belongs to.
+//!
+//! ```text
+//!   guest offset   | L1 index | L2 index (l2_bits) | in cluster (cluster_bits) |
+//!   host cluster   | reftable index | index in the refcount block              |   (a number, not an offset)
+//!
+//!   guest disk     0 ........ size |  ... up to what a whole L1 entry maps | vmstate area ....
+//!                                                                          ^ vmstate_start
+//! ```
+//!
+//! Nothing here reads a file. Every function is total: what does not fit comes back as `None`.
+
+use super::error::Qcow2Error;
+use super::offset::{GuestOffset, HostOffset};
+
+/// Smallest cluster, 512 bytes (QEMU's `MIN_CLUSTER_BITS`).
+pub(crate) const MIN_CLUSTER_BITS: u32 = 9;
+/// Largest cluster, 2 MiB (QEMU's `MAX_CLUSTER_BITS`; the format itself has no upper limit).
+pub(crate) const MAX_CLUSTER_BITS: u32 = 21;
+/// Smallest cluster with extended L2 entries, 16 KiB: a subcluster has 512 bytes then.
+pub(crate) const MIN_EXTENDED_CLUSTER_BITS: u32 = 14;
+/// Widest refcount, 64 bits.
+pub(crate) const MAX_REFCOUNT_ORDER: u32 = 6;
+/// Bytes of an L1, reftable or bitmap table entry.
+pub(crate) const TABLE_ENTRY_SIZE: u64 = 8;
+/// Longest L1 table in bytes (QEMU's `QCOW_MAX_L1_SIZE`).
+pub(crate) const MAX_L1_BYTES: u64 = 32 << 20;
+/// Longest refcount table in bytes (QEMU's `QCOW_MAX_REFTABLE_SIZE`).
+pub(crate) const MAX_REFTABLE_BYTES: u64 = 8 << 20;
+/// Offsets of clusters have 56 bits (QEMU's `QCOW_MAX_CLUSTER_OFFSET`).
+pub(crate) const MAX_HOST_OFFSET: u64 = (1 << 56) - 1;
+/// Compressed data is counted in these.
+pub(crate) const SECTOR_SIZE: u64 = 512;
+/// The unit in which tables are cached: a slice, or the whole table where a cluster is smaller.
+const SLICE_SIZE: u64 = 16 << 10;
+
+/// The sizes that the header of an image fixes. `cluster_bits`, `refcount_order` and their combination with extended L2 are in range, always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    version: u32,
+    cluster_bits: u32,
+    refcount_order: u32,
+    extended_l2: bool,
+    data_file: bool,
+}
+
+impl Geometry {
+    /// Checks the numbers of a header. `data_file`: guest clusters are in an external data file.
+    ///
+    /// Errors: [`Qcow2Error::Version`] unless 2 or 3, [`Qcow2Error::ClusterBits`] outside 9..=21 (14..=21 with extended L2),
+    /// [`Qcow2Error::RefcountOrder`] above 6.
+    pub(crate) fn new(
+        version: u32,
+        cluster_bits: u32,
+        refcount_order: u32,
+        extended_l2: bool,
+        data_file: bool,
+    ) -> Result<Self, Qcow2Error> {
+        if !(2..=3).contains(&version) {
+            return Err(Qcow2Error::Version { found: version });
+        }
+        let least = if extended_l2 {
+            MIN_EXTENDED_CLUSTER_BITS
+        } else {
+            MIN_CLUSTER_BITS
+        };
+        if !(least..=MAX_CLUSTER_BITS).contains(&cluster_bits) {
+            return Err(Qcow2Error::ClusterBits {
+                found: cluster_bits,
+                least,
+            });
+        }
+        if refcount_order > MAX_REFCOUNT_ORDER {
+            return Err(Qcow2Error::RefcountOrder {
+                found: refcount_order,
+            });
+        }
+        Ok(Self {
+            version,
+            cluster_bits,
+            refcount_order,
+            extended_l2,
+            data_file,
+        })
+    }
+
+    /// 2 or 3.
+    pub(crate) const fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The cluster size as a power of two, 9..=21.
+    pub(crate) const fn cluster_bits(&self) -> u32 {
+        self.cluster_bits
+    }
+
+    /// Whether L2 entries have 16 bytes and clusters 32 subclusters.
+    pub(crate) const fn extended_l2(&self) -> bool {
+        self.extended_l2
+    }
+
+    /// Whether guest clusters are in an external data file, at the offset that the guest sees.
+    pub(crate) const fn data_file(&self) -> bool {
+        self.data_file
+    }
+
+    /// Bytes of a cluster: of the guest's disk, and of every metadata table's piece.
+    pub(crate) const fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// How many clusters `bytes` need.
+    pub(crate) const fn clusters_for(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.cluster_size())
+    }
+
+    /// The number of the host cluster that holds `at`.
+    pub(crate) const fn cluster_of(&self, at: HostOffset) -> u64 {
+        at.0 >> self.cluster_bits
+    }
+
+    /// Where host cluster `cluster` starts, or `None` past `i64::MAX`.
+    pub(crate) const fn cluster_start(&self, cluster: u64) -> Option<HostOffset> {
+        if cluster > (i64::MAX as u64) >> self.cluster_bits {
+            return None;
+        }
+        Some(HostOffset(cluster << self.cluster_bits))
+    }
+
+    /// How far `at` is from the start of its cluster.
+    pub(crate) const fn in_cluster(&self, at: u64) -> u64 {
+        at & (self.cluster_size() - 1)
+    }
+
+    /// Whether `at` is the first byte of a cluster.
+    pub(crate) const fn is_aligned(&self, at: u64) -> bool {
+        self.in_cluster(at) == 0
+    }
+
+    /// `bytes` rounded up to whole clusters, or `None` past `i64::MAX`.
+    pub(crate) const fn round_up(&self, bytes: u64) -> Option<u64> {
+        match self.cluster_start(self.clusters_for(bytes)) {
+            Some(end) => Some(end.0),
+            None => None,
+        }
+    }
+
+    // ---- Subclusters --------------------------------------------------------------------------------------------------------------
+
+    /// How many parts of a cluster can be allocated by themselves: 32, or 1 without extended L2.
+    pub(crate) const fn subclusters(&self) -> u32 {
+        if self.extended_l2 { 32 } else { 1 }
+    }
+
+    /// Bytes of a subcluster; the cluster's without extended L2.
+    pub(crate) const fn subcluster_size(&self) -> u64 {
+        self.cluster_size() / self.subclusters() as u64
+    }
+
+    /// Which subcluster of its cluster `at` is in.
+    pub(crate) const fn subcluster_index(&self, at: GuestOffset) -> u32 {
+        (self.in_cluster(at.0) / self.subcluster_size()) as u32 // below 32
+    }
+
+    // ---- L1 and L2 ----------------------------------------------------------------------------------------------------------------
+
+    /// Bytes of an L2 entry: 8, or 16 with extended L2.
+    pub(crate) const fn l2_entry_size(&self) -> u64 {
+        if self.extended_l2 { 16 } else { 8 }
+    }
+
+    /// The number of entries of an L2 table as a power of two.
+    pub(crate) const fn l2_bits(&self) -> u32 {
+        self.cluster_bits - if self.extended_l2 { 4 } else { 3 }
+    }
+
+    /// How many entries an L2 table has, which fills one cluster.
+    pub(crate) const fn l2_entries(&self) -> u64 {
+        1 << self.l2_bits()
+    }
+
+    /// Bytes that one L2 table maps, at most 2^39.
+    pub(crate) const fn l2_span(&self) -> u64 {
+        1 << (self.cluster_bits + self.l2_bits())
+    }
+
+    /// Which L1 entry maps `at` (QEMU's `offset_to_l1_index`).
+    pub(crate) const fn l1_index(&self, at: GuestOffset) -> u64 {
+        at.0 >> (self.cluster_bits + self.l2_bits())
+    }
+
+    /// Which entry of its L2 table maps `at` (QEMU's `offset_to_l2_index`).
+    pub(crate) const fn l2_index(&self, at: GuestOffset) -> u64 {
+        (at.0 >> self.cluster_bits) & (self.l2_entries() - 1)
+    }
+
+    /// The first byte that the L1 entry `index` maps, or `None` past `i64::MAX`.
+    pub(crate) const fn l1_start(&self, index: u64) -> Option<GuestOffset> {
+        let bits = self.cluster_bits + self.l2_bits();
+        if index > (i64::MAX as u64) >> bits {
+            return None;
+        }
+        Some(GuestOffset(index << bits))
+    }
+
+    /// How many L1 entries a disk of `disk_size` bytes needs (QEMU's `size_to_l1`). May be more than [`Geometry::max_l1_entries`].
+    pub(crate) const fn l1_entries_for(&self, disk_size: u64) -> u64 {
+        disk_size.div_ceil(self.l2_span())
+    }
+
+    /// The most entries that an L1 table may have.
+    pub(crate) const fn max_l1_entries(&self) -> u64 {
+        MAX_L1_BYTES / TABLE_ENTRY_SIZE
+    }
+
+    /// The first L1 entry behind a disk of `disk_size` bytes: there the vmstate area starts (QEMU's `l1_vm_state_index`).
+    pub(crate) const fn vmstate_l1_index(&self, disk_size: u64) -> u64 {
+        self.l1_entries_for(disk_size)
+    }
+
+    /// The first byte of the vmstate area behind a disk of `disk_size` bytes (QEMU's `qcow2_vm_state_offset`), or `None` past `i64::MAX`.
+    pub(crate) const fn vmstate_start(&self, disk_size: u64) -> Option<GuestOffset> {
+        self.l1_start(self.vmstate_l1_index(disk_size))
+    }
+
+    // ---- Refcounts ----------------------------------------------------------------------------------------------------------------
+
+    /// log2 of the width of a refcount, 0..=6.
+    pub(crate) const fn refcount_order(&self) -> u32 {
+        self.refcount_order
+    }
+
+    /// The width of a refcount in bits, 1..=64.
+    pub(crate) const fn refcount_bits(&self) -> u32 {
+        1 << self.refcount_order
+    }
+
+    /// The highest refcount that fits the width.
+    pub(crate) const fn max_refcount(&self) -> u64 {
+        u64::MAX >> (64 - self.refcount_bits())
+    }
+
+    /// How many clusters one refcount block counts, which fills one cluster.
+    pub(crate) const fn refcounts_per_block(&self) -> u64 {
+        (self.cluster_size() * 8) >> self.refcount_order
+    }
+
+    /// Which reftable entry leads to the refcount of host cluster `cluster`.
+    pub(crate) const fn reftable_index(&self, cluster: u64) -> u64 {
+        cluster / self.refcounts_per_block()
+    }
+
+    /// Where in its refcount block the refcount of host cluster `cluster` is.
+    pub(crate) const fn refcount_index(&self, cluster: u64) -> u64 {
+        cluster % self.refcounts_per_block()
+    }
+
+    /// The most clusters that a refcount table may have.
+    pub(crate) const fn max_reftable_clusters(&self) -> u64 {
+        MAX_REFTABLE_BYTES >> self.cluster_bits
+    }
+
+    /// Entries of a reftable of `clusters` clusters. `clusters` is at most [`Geometry::max_reftable_clusters`] in a header that was checked.
+    pub(crate) const fn reftable_entries(&self, clusters: u64) -> u64 {
+        clusters.saturating_mul(self.cluster_size() / TABLE_ENTRY_SIZE)
+    }
+
+    /// The first host cluster that no reftable allowed here can count.
+    pub(crate) const fn max_host_clusters(&self) -> u64 {
+        (MAX_REFTABLE_BYTES / TABLE_ENTRY_SIZE).saturating_mul(self.refcounts_per_block())
+    }
+
+    /// Refcount number `index` of `block`, the bytes of a refcount block or of a slice of one; `None` where they end before it
+    /// (QEMU's `get_refcount` functions).
+    ///
+    /// Widths of 8 bits and more are big-endian. Of narrower ones the first is in the least significant bits of its byte.
+    pub(crate) fn refcount(&self, block: &[u8], index: usize) -> Option<u64> {
+        let bits = 1_usize << self.refcount_order;
+        if bits < 8 {
+            let (byte, shift, mask) = Self::part_of_byte(bits, index);
+            return Some(u64::from((block.get(byte)? >> shift) & mask));
+        }
+        let bytes = bits / 8;
+        let at = index.checked_mul(bytes)?;
+        let field = block.get(at..at.checked_add(bytes)?)?;
+        Some(field.iter().fold(0, |n, byte| (n << 8) | u64::from(*byte)))
+    }
+
+    /// Puts refcount number `index` into `block`. `None`, and nothing has changed, where `value` exceeds [`Geometry::max_refcount`] or
+    /// the bytes end before it.
+    #[must_use = "nothing has changed where this is None"]
+    pub(crate) fn set_refcount(&self, block: &mut [u8], index: usize, value: u64) -> Option<()> {
+        if value > self.max_refcount() {
+            return None;
+        }
+        let bits = 1_usize << self.refcount_order;
+        if bits < 8 {
+            let (byte, shift, mask) = Self::part_of_byte(bits, index);
+            let byte = block.get_mut(byte)?;
+            *byte = (*byte & !(mask << shift)) | ((value as u8) << shift);
+            return Some(());
+        }
+        let bytes = bits / 8;
+        let at = index.checked_mul(bytes)?;
+        let field = block.get_mut(at..at.checked_add(bytes)?)?;
+        field.copy_from_slice(value.to_be_bytes().get(8 - bytes..)?);
+        Some(())
+    }
+
+    /// Byte, shift and mask of a refcount of `bits` = 1, 2 or 4 bits.
+    const fn part_of_byte(bits: usize, index: usize) -> (usize, u32, u8) {
+        let per_byte = 8 / bits;
+        (
+            index / per_byte,
+            (index % per_byte * bits) as u32,
+            (1 << bits) - 1,
+        )
+    }
+
+    // ---- Slices -------------------------------------------------------------------------------------------------------------------
+
+    /// Bytes of a slice of an L2 table or refcount block, the unit of the caches: 16 KiB, or the table where it is smaller.
+    pub(crate) const fn slice_size(&self) -> u64 {
+        if self.cluster_size() < SLICE_SIZE {
+            self.cluster_size()
+        } else {
+            SLICE_SIZE
+        }
+    }
+
+    /// Slices of one table.
+    pub(crate) const fn slices(&self) -> u64 {
+        self.cluster_size() / self.slice_size()
+    }
+
+    /// L2 entries of one slice.
+    pub(crate) const fn l2_entries_per_slice(&self) -> u64 {
+        self.slice_size() / self.l2_entry_size()
+    }
+
+    /// Refcounts of one slice.
+    pub(crate) const fn refcounts_per_slice(&self) -> u64 {
+        (self.slice_size() * 8) >> self.refcount_order
+    }
+
+    /// The slice with the L2 entry `index`, as bytes from the start of its table, and the entry's index in the slice.
+    pub(crate) const fn l2_slice(&self, index: u64) -> (u64, usize) {
+        let per_slice = self.l2_entries_per_slice();
+        (
+            index / per_slice * self.slice_size(),
+            (index % per_slice) as usize, // at most 16 KiB / 8
+        )
+    }
+
+    /// The slice with the refcount `index`, as bytes from the start of its block, and the refcount's index in the slice.
+    pub(crate) const fn refcount_slice(&self, index: u64) -> (u64, usize) {
+        let per_slice = self.refcounts_per_slice();
+        (
+            index / per_slice * self.slice_size(),
+            (index % per_slice) as usize, // at most 16 Ki * 8
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn geometry(cluster_bits: u32, refcount_order: u32, extended_l2: bool) -> Geometry {
+        Geometry::new(3, cluster_bits, refcount_order, extended_l2, false).expect("in range")
+    }
+
+    fn each() -> impl Iterator<Item = Geometry> {
+        (9..=21).flat_map(|bits| {
+            (0..=6).flat_map(move |order| {
+                [false, true]
+                    .into_iter()
+                    .filter_map(move |extended| Geometry::new(3, bits, order, extended, false).ok())
+            })
+        })
+    }
+
+    #[test]
+    fn numbers_that_the_format_does_not_know_are_refused_by_name() {
+        let refused = |version, bits, order, extended| {
+            Geometry::new(version, bits, order, extended, false).expect_err("must be refused")
+        };
+        assert_eq!(refused(1, 16, 4, false), Qcow2Error::Version { found: 1 });
+        assert_eq!(refused(4, 16, 4, false), Qcow2Error::Version { found: 4 });
+        for found in [0, 8, 22, u32::MAX] {
+            let error = Qcow2Error::ClusterBits { found, least: 9 };
+            assert_eq!(refused(3, found, 4, false), error);
+        }
+        let error = Qcow2Error::ClusterBits {
+            found: 13,
+            least: 14,
+        };
+        assert_eq!(refused(3, 13, 4, true), error);
+        for found in [7, u32::MAX] {
+            assert_eq!(
+                refused(3, 16, found, false),
+                Qcow2Error::RefcountOrder { found }
+            );
+        }
+    }
+
+    #[test]
+    fn the_default_image_has_the_sizes_of_the_specification() {
+        let g = geometry(16, 4, false);
+        assert_eq!(g.cluster_size(), 65536);
+        assert_eq!((g.l2_entry_size(), g.l2_entries()), (8, 8192));
+        assert_eq!(g.l2_span(), 512 << 20);
+        assert_eq!(g.refcounts_per_block(), 32768);
+        assert_eq!(g.max_refcount(), 65535);
+        assert_eq!(g.max_reftable_clusters(), 128);
+        assert_eq!((g.subclusters(), g.subcluster_size()), (1, 65536));
+        let g = geometry(16, 4, true);
+        assert_eq!((g.l2_entry_size(), g.l2_entries()), (16, 4096));
+        assert_eq!((g.subclusters(), g.subcluster_size()), (32, 2048));
+        assert_eq!(g.subcluster_index(GuestOffset(65536 + 2048 * 31)), 31);
+    }
+
+    #[test]
+    fn every_offset_is_its_indices_put_together_again() {
+        for g in each() {
+            for at in [0, 1, 511, 512, 1 << 20, (1 << 40) + 12345, i64::MAX as u64] {
+                let guest = GuestOffset(at);
+                let start = g.l1_start(g.l1_index(guest)).expect("below the offset").0;
+                let back = start + (g.l2_index(guest) << g.cluster_bits()) + g.in_cluster(at);
+                assert_eq!(back, at, "{g:?}");
+                let host = HostOffset(at);
+                let cluster = g.cluster_of(host);
+                let back =
+                    g.reftable_index(cluster) * g.refcounts_per_block() + g.refcount_index(cluster);
+                assert_eq!(back, cluster, "{g:?}");
+                assert_eq!(
+                    g.cluster_start(cluster).map(|start| start.0),
+                    Some(at - g.in_cluster(at))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_disk_gets_as_many_l1_entries_as_it_touches_and_the_vmstate_comes_behind_them() {
+        let g = geometry(16, 4, false);
+        let span = g.l2_span();
+        for (size, entries) in [
+            (0, 0),
+            (1, 1),
+            (span, 1),
+            (span + 1, 2),
+            (3 * span - 512, 3),
+        ] {
+            assert_eq!(g.l1_entries_for(size), entries, "size {size}");
+            assert_eq!(g.vmstate_start(size), Some(GuestOffset(entries * span)));
+        }
+        assert_eq!(g.vmstate_start(i64::MAX as u64), None, "behind 2^63 - 1");
+        assert_eq!(g.vmstate_start(u64::MAX), None);
+    }
+
+    #[test]
+    fn sizes_near_the_end_of_the_numbers_are_none_and_do_not_overflow() {
+        for g in each() {
+            assert_eq!(g.round_up(u64::MAX), None);
+            assert_eq!(g.round_up(i64::MAX as u64), None);
+            assert_eq!(g.cluster_start(u64::MAX), None);
+            assert_eq!(g.l1_start(u64::MAX), None);
+            let _ = g.l1_entries_for(u64::MAX);
+            let _ = g.reftable_entries(u64::MAX);
+            let _ = g.max_host_clusters();
+        }
+    }
+
+    #[test]
+    fn a_refcount_of_any_width_comes_back_and_leaves_its_neighbours_alone() {
+        for order in 0..=6 {
+            let g = geometry(9, order, false);
+            let count = g.refcounts_per_block() as usize;
+            let mut block = vec![0; 512];
+            let value =
+                |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) & g.max_refcount();
+            for i in 0..count {
+                assert_eq!(g.set_refcount(&mut block, i, value(i)), Some(()));
+            }
+            for i in 0..count {
+                assert_eq!(g.refcount(&block, i), Some(value(i)), "order {order}");
+            }
+            let before = block.clone();
+            assert_eq!(g.refcount(&block, count), None);
+            assert_eq!(g.set_refcount(&mut block, count, 0), None);
+            assert_eq!(g.set_refcount(&mut block, usize::MAX, 0), None);
+            if let Some(too_much) = g.max_refcount().checked_add(1) {
+                assert_eq!(g.set_refcount(&mut block, 0, too_much), None);
+            }
+            assert_eq!(block, before, "what was refused has changed nothing");
+        }
+    }
+
+    #[test]
+    fn narrow_refcounts_start_at_the_least_significant_bit_and_wide_ones_are_big_endian() {
+        let mut block = [0; 8];
+        for (order, index, value, bytes) in [
+            (0, 1, 1, [0b10, 0, 0, 0, 0, 0, 0, 0]),
+            (1, 3, 2, [0b1000_0000, 0, 0, 0, 0, 0, 0, 0]),
+            (2, 2, 9, [0, 9, 0, 0, 0, 0, 0, 0]),
+            (3, 7, 200, [0, 0, 0, 0, 0, 0, 0, 200]),
+            (4, 1, 0x1234, [0, 0, 0x12, 0x34, 0, 0, 0, 0]),
+            (5, 1, 0x1234, [0, 0, 0, 0, 0, 0, 0x12, 0x34]),
+            (6, 0, u64::MAX, [0xff; 8]),
+        ] {
+            block.fill(0);
+            let g = geometry(9, order, false);
+            assert_eq!(g.set_refcount(&mut block, index, value), Some(()));
+            assert_eq!(block, bytes, "order {order}");
+        }
+    }
+
+    #[test]
+    fn slices_tile_their_table() {
+        for g in each() {
+            assert_eq!(g.slices() * g.slice_size(), g.cluster_size());
+            for index in [0, 1, g.l2_entries() / 2, g.l2_entries() - 1] {
+                let (slice, i) = g.l2_slice(index);
+                assert!(slice < g.cluster_size() && slice.is_multiple_of(g.slice_size()));
+                let byte = slice + i as u64 * g.l2_entry_size();
+                assert_eq!(byte, index * g.l2_entry_size());
+            }
+            for index in [0, 1, g.refcounts_per_block() - 1] {
+                let (slice, i) = g.refcount_slice(index);
+                assert!(slice < g.cluster_size());
+                let bits = slice * 8 + ((i as u64) << g.refcount_order());
+                assert_eq!(bits, index << g.refcount_order());
+            }
+        }
+    }
+}
