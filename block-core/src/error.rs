@@ -264,17 +264,13 @@ impl fmt::Display for Cause {
             Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes"),
             Self::NotDriven => f.write_str("nobody drives the context"),
             Self::Panicked => f.write_str("a job of the driver panicked"),
-<<<<<<< HEAD
             Self::NoSuchSnapshot { name } => write!(f, "there is no snapshot {name:?}"),
             Self::SnapshotExists { name } => write!(f, "there is a snapshot {name:?} already"),
             Self::Leaked { cause, freeing } => write!(
                 f,
                 "{cause}; what was written until then could not be freed: {freeing}"
             ),
-            Self::Driver(text) => f.write_str(text),
-=======
             Self::Corrupt(text) | Self::Driver(text) => f.write_str(text),
->>>>>>> 2652de8 (qcow2: sizes, table entries and errors of the format)
         }
     }
 }
