@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "the driver that uses the codecs is being built")]
 
+pub mod codec;
 mod entry;
 mod error;
 mod geometry;
