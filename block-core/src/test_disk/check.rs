@@ -28,11 +28,18 @@ pub(super) fn check(options: &TestDiskOptions, len: u64, request: &Request, work
             assert!(request.len > 0, "nothing asked: {request:?}");
             check_bounds(options, len, request);
         }
-        Op::SaveVmstate | Op::LoadVmstate | Op::FinalizeVmstate => {
+        Op::SaveVmstate | Op::LoadVmstate | Op::FinalizeVmstate | Op::DiscardVmstate => {
             assert!(
                 options.vmstate.is_some(),
                 "this disk has no vmstate area: {request:?}"
             );
+        }
+        Op::SnapshotCreate
+        | Op::SnapshotGoto
+        | Op::SnapshotDelete
+        | Op::SnapshotList
+        | Op::SnapshotLoad => {
+            assert!(options.snapshots, "this disk has no snapshots: {request:?}");
         }
         _ => {}
     }

@@ -5,15 +5,15 @@ use super::crash::{CrashLog, Keep};
 use super::fault::Failure;
 use super::state::State;
 use super::store::Store;
-use crate::{Errno, Op};
+use crate::{Errno, Op, SnapshotInfo};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
 /// The knobs; they stay usable after the driver has gone into a node, and after it is gone. Clones turn the same knobs.
 ///
-/// A range is bytes of the disk, or of the vmstate area for vmstate operations; flush, truncate, length, finish and close touch every
-/// range.
+/// A range is bytes of the disk, or of the vmstate area for vmstate operations; flush, truncate, length, finish, discard of the vmstate,
+/// snapshot operations and close touch every range.
 #[derive(Clone)]
 pub struct TestDiskControl {
     state: Rc<RefCell<State>>,
@@ -199,9 +199,24 @@ impl TestDiskControl {
         state.vmstate_length = Some(bytes.len() as u64);
     }
 
-    /// What `finish_vmstate` was told last.
+    /// What `finish_vmstate` was told last, if the state is not a snapshot's now.
     pub fn vmstate_length(&self) -> Option<u64> {
         self.state.borrow().vmstate_length
+    }
+}
+
+/// Snapshots.
+impl TestDiskControl {
+    /// The snapshots there are, in the order they were made.
+    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
+        self.state.borrow().snapshots.infos()
+    }
+
+    /// The knobs of the views that were made, in that order.
+    pub fn views(&self) -> Vec<Self> {
+        let state = self.state.borrow();
+        let views = state.snapshots.views.iter();
+        views.map(|view| Self::new(Rc::clone(view))).collect()
     }
 }
 

@@ -102,6 +102,12 @@ impl CrashLog {
         }
     }
 
+    /// The disk has other bytes now, all of them stable.
+    pub(super) fn replace(&mut self, stable: Store) {
+        self.stable = stable;
+        self.changes.clear();
+    }
+
     pub(super) fn stable(&self) -> Store {
         self.stable.clone()
     }

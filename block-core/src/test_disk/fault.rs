@@ -59,7 +59,17 @@ impl Faults {
 pub(super) fn touches(op: Op, range: &Range<u64>, offset: u64, len: u64) -> bool {
     let ranged = !matches!(
         op,
-        Op::Flush | Op::Length | Op::Truncate | Op::FinalizeVmstate | Op::Close
+        Op::Flush
+            | Op::Length
+            | Op::Truncate
+            | Op::FinalizeVmstate
+            | Op::DiscardVmstate
+            | Op::SnapshotCreate
+            | Op::SnapshotGoto
+            | Op::SnapshotDelete
+            | Op::SnapshotList
+            | Op::SnapshotLoad
+            | Op::Close
     );
     !ranged || offset < range.end && offset.saturating_add(len) > range.start
 }

@@ -9,12 +9,16 @@
 //! 5. [`TestDiskControl::track_crashes`] makes the disk volatile: what is not flushed may or may not be there after a crash, and the test
 //!    decides write by write.
 //!
+//! Snapshots ([`TestDiskOptions::snapshots`]) are copies of the disk and its vmstate area. Each is stable when it was made, and so is the
+//! disk, then and when a snapshot is gone to.
+//!
 //! The content is sparse, so that a disk of nearly 2^63 bytes costs nothing; bytes never written read as zeroes.
 
 mod check;
 mod control;
 mod crash;
 mod fault;
+mod snapshots;
 mod state;
 mod store;
 #[cfg(test)]
@@ -24,8 +28,9 @@ pub use control::TestDiskControl;
 pub use crash::Keep;
 
 use crate::{
-    BlockChild, BlockDriver, BlockLimits, BlockStatus, Children, DiskOffset, IoVector, Op,
-    ReadVector, Result, Truncate, VmstateLimits, VmstateOffset, WriteFlags, ZeroFlags,
+    BlockChild, BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, Children, DiskOffset,
+    IoVector, NewSnapshot, Op, ReadVector, Result, SnapshotInfo, Truncate, VmstateLimits,
+    VmstateOffset, WriteFlags, ZeroFlags,
 };
 use state::{Arrived, Request, State, Work};
 use std::cell::RefCell;
@@ -44,6 +49,8 @@ pub struct TestDiskOptions {
     pub supports_fua: bool,
     /// `Some`: it has a vmstate area of its own (a second byte array). `None`: vmstate calls go to a child, or nowhere.
     pub vmstate: Option<VmstateLimits>,
+    /// It has internal snapshots. Needs a vmstate area.
+    pub snapshots: bool,
 }
 
 /// One driver call as it came, in the order of arrival.
@@ -52,7 +59,7 @@ pub struct TestDiskOptions {
 pub struct Record {
     /// Counts up from 0 over all calls of this disk.
     pub id: u64,
-    /// The operation. `finish_vmstate` is [`Op::FinalizeVmstate`].
+    /// The operation. `finish_vmstate` is [`Op::FinalizeVmstate`], `snapshot_load_tmp` [`Op::SnapshotLoad`].
     pub op: Op,
     /// Its offset, in the vmstate area for vmstate operations; 0 where there is none.
     pub offset: u64,
@@ -222,6 +229,57 @@ impl BlockDriver for TestDisk {
     async fn finish_vmstate(&self, len: u64) -> Result<()> {
         let outcome = self.call(Request::new(Op::FinalizeVmstate, 0, len), Work::Truncate);
         outcome.await.result.map(|_| ())
+    }
+
+    async fn discard_vmstate(&self) -> Result<()> {
+        let outcome = self.call(Request::new(Op::DiscardVmstate, 0, 0), Work::DiscardVmstate);
+        outcome.await.result.map(|_| ())
+    }
+
+    fn supports_snapshots(&self) -> bool {
+        self.state.borrow().options.snapshots
+    }
+
+    async fn snapshot_create(&self, new: NewSnapshot) -> Result<SnapshotInfo> {
+        let request = Request::new(Op::SnapshotCreate, 0, 0);
+        let outcome = self.call(request, Work::SnapshotCreate(new)).await;
+        let made = outcome.result?.snapshots.pop();
+        made.ok_or_else(|| BlockError::new(Op::SnapshotCreate, 0, 0, Cause::Panicked))
+    }
+
+    async fn snapshot_goto(&self, id_or_name: String) -> Result<()> {
+        let request = Request::new(Op::SnapshotGoto, 0, 0);
+        let outcome = self.call(request, Work::SnapshotGoto(id_or_name));
+        outcome.await.result.map(|_| ())
+    }
+
+    async fn snapshot_delete(&self, id_or_name: String) -> Result<()> {
+        let request = Request::new(Op::SnapshotDelete, 0, 0);
+        let outcome = self.call(request, Work::SnapshotDelete(id_or_name));
+        outcome.await.result.map(|_| ())
+    }
+
+    async fn snapshot_list(&self) -> Result<Vec<SnapshotInfo>> {
+        let outcome = self.call(Request::new(Op::SnapshotList, 0, 0), Work::SnapshotList);
+        outcome.await.result.map(|answer| answer.snapshots)
+    }
+
+    async fn snapshot_load_tmp(
+        &self,
+        id_or_name: String,
+    ) -> Result<Box<dyn crate::DynBlockDriver>> {
+        let request = Request::new(Op::SnapshotLoad, 0, 0);
+        let outcome = self.call(request, Work::SnapshotLoad(id_or_name)).await;
+        let view = outcome.result?.view;
+        let view = view.ok_or_else(|| BlockError::new(Op::SnapshotLoad, 0, 0, Cause::Panicked))?;
+        let state = Rc::new(RefCell::new(*view));
+        let views = &mut self.state.borrow_mut().snapshots.views;
+        views.push(Rc::clone(&state));
+        Ok(Box::new(TestDisk {
+            state,
+            file: None,
+            backing: None,
+        }))
     }
 
     async fn close(&self) -> Result<()> {

@@ -3,9 +3,10 @@
 use super::check::check;
 use super::crash::{Change, CrashLog};
 use super::fault::{Failure, Faults, touches};
+use super::snapshots::Snapshots;
 use super::store::Store;
 use super::{Record, TestDiskOptions};
-use crate::{BlockError, Cause, Op, ReadVector, Result, ZeroFlags};
+use crate::{BlockError, Cause, NewSnapshot, Op, ReadVector, Result, SnapshotInfo, ZeroFlags};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -56,7 +57,7 @@ impl Record {
     fn on_vmstate(&self) -> bool {
         matches!(
             self.op,
-            Op::SaveVmstate | Op::LoadVmstate | Op::FinalizeVmstate
+            Op::SaveVmstate | Op::LoadVmstate | Op::FinalizeVmstate | Op::DiscardVmstate
         )
     }
 
@@ -78,6 +79,12 @@ pub(super) enum Work {
     Flush,
     Status,
     Length,
+    DiscardVmstate,
+    SnapshotCreate(NewSnapshot),
+    SnapshotGoto(String),
+    SnapshotDelete(String),
+    SnapshotList,
+    SnapshotLoad(String),
     Close,
 }
 
@@ -92,6 +99,10 @@ pub(super) struct Outcome {
 pub(super) struct Answer {
     pub(super) length: u64,
     pub(super) data: bool,
+    /// All of them, or the one that was made.
+    pub(super) snapshots: Vec<SnapshotInfo>,
+    /// The disk of a view.
+    pub(super) view: Option<Box<State>>,
 }
 
 pub(super) enum Arrived {
@@ -120,8 +131,9 @@ pub(super) struct State {
     pub(super) options: TestDiskOptions,
     pub(super) disk: Store,
     pub(super) vmstate: Store,
-    /// What `finish_vmstate` said last.
+    /// What `finish_vmstate` said last. `None` also where the state has become a snapshot's.
     pub(super) vmstate_length: Option<u64>,
+    pub(super) snapshots: Snapshots,
     pub(super) records: Vec<Record>,
     pub(super) length_calls: u64,
     pub(super) faults: Faults,
@@ -133,6 +145,8 @@ pub(super) struct State {
     pub(super) unsupported: Vec<Op>,
     pub(super) crash: Option<CrashLog>,
     pub(super) closed: bool,
+    /// This is a view, and the image that it belongs to is closed.
+    pub(super) image_closed: bool,
     pub(super) driver_dropped: bool,
     next_id: u64,
     /// Held calls, and released ones whose answer was not taken yet.
@@ -146,6 +160,7 @@ impl State {
             options,
             vmstate: Store::default(),
             vmstate_length: None,
+            snapshots: Snapshots::default(),
             records: Vec::new(),
             length_calls: 0,
             faults: Faults::default(),
@@ -155,6 +170,7 @@ impl State {
             unsupported: Vec::new(),
             crash: None,
             closed: false,
+            image_closed: false,
             driver_dropped: false,
             next_id: 0,
             calls: BTreeMap::new(),
@@ -264,8 +280,15 @@ impl State {
             dst: ReadVector::new(),
             result: Ok(Answer::default()),
         };
-        if self.unsupported.contains(&record.op) {
-            outcome.result = Err(record.error(Cause::NotSupported));
+        let refused = if self.unsupported.contains(&record.op) {
+            Some(Cause::NotSupported)
+        } else if self.image_closed && record.op != Op::Close {
+            Some(Cause::Closed)
+        } else {
+            None
+        };
+        if let Some(cause) = refused {
+            outcome.result = Err(record.error(cause));
             if let Work::Read(dst) = work {
                 outcome.dst = dst;
             }
@@ -275,7 +298,7 @@ impl State {
         if failure.is_none() || moved > 0 {
             self.log(record, &work, moved);
             let answer = self.take_effect(record, work, moved, log_position, &mut outcome.dst);
-            outcome.result = Ok(answer);
+            outcome.result = answer.map_err(|cause| record.error(cause));
         } else if let Work::Read(dst) = work {
             outcome.dst = dst;
         }
@@ -303,9 +326,12 @@ impl State {
         moved: u64,
         log_position: u64,
         dst_back: &mut ReadVector,
-    ) -> Answer {
+    ) -> Result<Answer, Cause> {
         let on_vmstate = record.on_vmstate();
         let grows = on_vmstate || self.options.grows;
+        if matches!(record.op, Op::SaveVmstate | Op::FinalizeVmstate) {
+            self.vmstate_is_written();
+        }
         let store = if on_vmstate {
             &mut self.vmstate
         } else {
@@ -339,17 +365,26 @@ impl State {
             }
             Work::Status => {
                 let (data, length) = store.status(record.offset, moved);
-                return Answer { length, data };
+                return Ok(Answer {
+                    length,
+                    data,
+                    ..Answer::default()
+                });
             }
             Work::Length => {
-                return Answer {
+                return Ok(Answer {
                     length: store.len(),
-                    data: false,
-                };
+                    ..Answer::default()
+                });
             }
-            Work::Close => self.closed = true,
+            Work::DiscardVmstate => self.discard_vmstate(),
+            Work::Close => {
+                self.closed = true;
+                self.close_views();
+            }
+            on_snapshots => return self.on_snapshots(on_snapshots),
         }
-        Answer::default()
+        Ok(Answer::default())
     }
 }
 
