@@ -1,0 +1,42 @@
+//! What shows through where the image has nothing.
+
+use super::Result;
+use super::file::ImageFile;
+use super::offset::GuestOffset;
+use block_core::{Cause, ReadVector};
+
+/// The backing file, as far as the caller permitted it.
+pub(super) enum Backing {
+    /// The image has none.
+    None,
+    /// Its node. What lies behind its end reads as zeroes.
+    Open(ImageFile),
+    /// The image names one that was not opened: what would show through cannot be read.
+    NotOpened { path: String },
+}
+
+impl Backing {
+    /// Whether something may show through.
+    pub(super) fn is_there(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    pub(super) async fn read(
+        &self,
+        at: GuestOffset,
+        mut dst: ReadVector,
+    ) -> (ReadVector, Result<()>) {
+        match self {
+            Self::None => {
+                let len = dst.len();
+                dst.fill_zero(0, len);
+                (dst, Ok(()))
+            }
+            Self::Open(file) => file.read(at.0, dst).await,
+            Self::NotOpened { path } => {
+                let text = format!("the backing file {path:?} was not opened");
+                (dst, Err(Cause::Driver(text.into())))
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Commits: metadata goes to disk in an order that a crash cannot corrupt, without a flush per write.
+//!
+//! In memory the image is ahead of the disk. An entry is set there only after its data was written and the refcount raised, so what is
+//! captured at any one moment fits together. A commit captures, then writes:
+//!
+//! ```text
+//!   refcount blocks | flush | reftable | flush | L2 tables | flush | L1 table | flush | header | flush | lower refcounts in memory
+//!                     ^ data too  (if changed)               (if changed)       (if changed)
+//! ```
+//!
+//! A crash between two steps leaves clusters that are counted and not used, or OFLAG_COPIED that is not yet true: nothing else. What the
+//! old mapping used is lowered last, and so is not used again before nothing on disk points to it.
+//!
+//! Every step is a set of writes in any order behind a flush. The header's fields are one write inside the first 72 bytes.
+
+use super::Result;
+use super::cache::Captured;
+use super::image::{Image, OnDisk, Roots};
+use super::root_table::CapturedTable;
+use block_core::{Cause, IoVector, SharedBuf};
+use std::cell::Cell;
+use std::ops::Range;
+
+/// Ranges of freed clusters after which a commit is due.
+const MANY_FREES: usize = 4096;
+/// Longest write of neighbouring slices.
+const MAX_WRITE: u64 = 1 << 20;
+
+/// Which commit is which.
+#[derive(Default)]
+pub(super) struct Commits {
+    /// Held by the one that runs.
+    turn: aio_task::CoMutex<()>,
+    /// Commits that began so far. Only grows.
+    begun: Cell<u64>,
+    /// The number of the last one that succeeded.
+    succeeded: Cell<u64>,
+}
+
+/// All that one commit writes.
+struct Capture {
+    refcounts: Vec<Captured>,
+    reftable: CapturedTable,
+    l2: Vec<Captured>,
+    l1: CapturedTable,
+    roots: Roots,
+    frees: Vec<Range<u64>>,
+}
+
+impl Image {
+    /// Everything that was changed before the call is stable on disk when this returns: guest data that was written, and metadata.
+    ///
+    /// Returns after a commit that began after the call; callers share it. On an error nothing is lost: the next commit tries again. What
+    /// the failed step has written is valid by itself, as after a crash.
+    pub(super) async fn commit(&self) -> Result<()> {
+        let commits = &self.commits;
+        let asked = commits.begun.get();
+        let _turn = commits.turn.lock().await;
+        if commits.succeeded.get() > asked {
+            return Ok(());
+        }
+        let number = commits.begun.get() + 1;
+        commits.begun.set(number);
+        let capture = self.capture();
+        let result = self.write_capture(&capture).await;
+        self.settle(capture, result.is_ok());
+        result?;
+        commits.succeeded.set(number);
+        self.reclaim().await
+    }
+
+    /// Commits if so much has piled up that the next change should wait for it. Called where no allocator's turn is held.
+    pub(super) async fn make_room(&self) -> Result<()> {
+        let crowded = self.l2.is_crowded()
+            || self.refcounts.cache.is_crowded()
+            || self.frees.borrow().len() >= MANY_FREES;
+        match crowded {
+            true => self.commit().await,
+            false => Ok(()),
+        }
+    }
+
+    /// The clusters lose a reference once a commit has made the present mapping stable.
+    pub(super) fn free(&self, clusters: Range<u64>) {
+        if clusters.is_empty() {
+            return;
+        }
+        let mut frees = self.frees.borrow_mut();
+        match frees.last_mut() {
+            Some(last) if last.end == clusters.start => last.end = clusters.end,
+            _ => frees.push(clusters),
+        }
+    }
+
+    /// At one moment: no await in here.
+    fn capture(&self) -> Capture {
+        Capture {
+            refcounts: self.refcounts.cache.capture(),
+            reftable: self.refcounts.table.capture(),
+            l2: self.l2.capture(),
+            l1: self.active.capture(),
+            roots: self.roots(),
+            frees: self.frees.take(),
+        }
+    }
+
+    async fn write_capture(&self, capture: &Capture) -> Result<()> {
+        let Capture {
+            refcounts,
+            reftable,
+            l2,
+            l1,
+            roots,
+            ..
+        } = capture;
+        self.write_slices(refcounts).await?;
+        if !reftable.is_empty() {
+            self.flush_data_and_image().await?;
+            reftable.write(&self.file).await?;
+        }
+        let on_disk = self.on_disk.get();
+        let with_reftable = Roots {
+            reftable_at: roots.reftable_at,
+            reftable_clusters: roots.reftable_clusters,
+            ..on_disk.roots
+        };
+        self.write_roots(with_reftable).await?;
+        if !l2.is_empty() || !l1.is_empty() {
+            self.flush_data_and_image().await?;
+            self.write_slices(l2).await?;
+        }
+        if !l1.is_empty() {
+            self.file.flush().await?;
+            l1.write(&self.file).await?;
+        }
+        self.write_roots(*roots).await?;
+        self.flush_data_and_image().await
+    }
+
+    fn settle(&self, capture: Capture, ok: bool) {
+        self.refcounts.cache.settle(capture.refcounts, ok);
+        self.refcounts.table.settle(capture.reftable, ok);
+        self.l2.settle(capture.l2, ok);
+        self.active.settle(capture.l1, ok);
+        let mut frees = self.frees.borrow_mut();
+        match ok {
+            true => self.stable_frees.borrow_mut().extend(capture.frees),
+            false => frees.extend(capture.frees),
+        }
+    }
+
+    /// Lowers the refcounts of what nothing on disk points to any more.
+    ///
+    /// On an error what is left is tried again by the next commit; clusters whose refcount cannot be lowered, since it is 0, are given up.
+    async fn reclaim(&self) -> Result<()> {
+        let mut first = Ok(());
+        loop {
+            let next = self.stable_frees.borrow_mut().pop();
+            let Some(clusters) = next else { return first };
+            let per_step = 4 * self.geometry.refcounts_per_slice();
+            let step = clusters.start..clusters.end.min(clusters.start + per_step);
+            let rest = step.end..clusters.end;
+            let cluster_size = self.geometry.cluster_size();
+            let freed = |cluster| self.l2.forget(cluster * cluster_size, cluster_size);
+            let lowered = self.refcounts.lower(&self.file, step.clone(), freed).await;
+            if !rest.is_empty() {
+                self.stable_frees.borrow_mut().push(rest);
+            }
+            match lowered {
+                Ok(()) => {}
+                Err(cause @ Cause::Driver(_)) => first = first.and(Err(cause)),
+                Err(cause) => {
+                    self.stable_frees.borrow_mut().push(step);
+                    return first.and(Err(cause));
+                }
+            }
+        }
+    }
+
+    async fn flush_data_and_image(&self) -> Result<()> {
+        if let Some(data) = &self.data {
+            data.flush().await?;
+        }
+        self.file.flush().await
+    }
+
+    /// Neighbours become one write.
+    async fn write_slices(&self, slices: &[Captured]) -> Result<()> {
+        let memory = self.file.child().limits().memory_alignment as usize;
+        let mut left = slices;
+        while let Some(first) = left.first() {
+            let size = first.bytes.len() as u64;
+            let at_once = (MAX_WRITE / size.max(1)).max(1);
+            let neighbours = (first.at..).step_by(size as usize);
+            let count = left
+                .iter()
+                .zip(neighbours)
+                .take_while(|(slice, at)| slice.at == *at)
+                .take(at_once as usize)
+                .count();
+            let (run, rest) = left.split_at(count);
+            let bytes = run.iter().flat_map(|slice| slice.bytes.iter().copied());
+            let bytes: Vec<u8> = bytes.collect();
+            let owned = block_core::IoBuf::copy_of(&bytes, memory).map_err(out_of_memory)?;
+            let owned: SharedBuf = owned.freeze();
+            self.file.writev(first.at, IoVector::from(owned)).await?;
+            left = rest;
+        }
+        Ok(())
+    }
+
+    /// Makes these the fields of the header, behind a flush, and stable. One write inside the first sector, which is not torn.
+    ///
+    /// After a failure nobody knows which fields are on disk: what was there before is written again first, which is still valid, since
+    /// nothing that it names is let go before a commit succeeds.
+    async fn write_roots(&self, roots: Roots) -> Result<()> {
+        let OnDisk {
+            roots: before,
+            sure,
+        } = self.on_disk.get();
+        if sure && roots == before {
+            return Ok(());
+        }
+        self.flush_data_and_image().await?;
+        if !sure {
+            self.file.write(Roots::AT, &before.to_bytes()).await?;
+            self.file.flush().await?;
+        }
+        let unsure = OnDisk {
+            roots: before,
+            sure: false,
+        };
+        self.on_disk.set(unsure);
+        self.file.write(Roots::AT, &roots.to_bytes()).await?;
+        self.file.flush().await?;
+        self.on_disk.set(OnDisk { roots, sure: true });
+        Ok(())
+    }
+}
+
+pub(super) fn out_of_memory(error: block_core::AllocError) -> Cause {
+    Cause::OutOfMemory {
+        bytes: error.bytes as u64,
+    }
+}

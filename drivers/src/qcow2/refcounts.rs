@@ -1,0 +1,181 @@
+//! Refcounts in memory: the reftable whole, the blocks through a cache. Changes are dirty here until a commit has written them.
+//!
+//! ```text
+//!   reftable (in memory)       refcount blocks (cached in slices)
+//!   [ block 0 | block 1 | 0 ]
+//!        |         +---------> refcounts of clusters n .. 2n - 1
+//!        +-------------------> refcounts of clusters 0 .. n - 1        an absent block: all of its clusters are free
+//! ```
+//!
+//! Raising comes before use. Lowering comes only from `commit.rs`, when nothing on disk points to the cluster any more: so dirty blocks may
+//! be written at any time, and a crash leaves leaks at worst.
+
+use super::Result;
+use super::cache::{Slice, SliceCache};
+use super::error::{Qcow2Error, Table};
+use super::file::ImageFile;
+use super::geometry::Geometry;
+use super::root_table::RootTable;
+use aio_task::CoMutex;
+use std::cell::Cell;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// The refcounts of one image.
+pub(super) struct Refcounts {
+    pub(super) geometry: Geometry,
+    pub(super) cache: SliceCache,
+    /// Where the blocks are; 0: absent. Only grows.
+    pub(super) table: RootTable,
+    /// No cluster below this one is free.
+    pub(super) first_free: Cell<u64>,
+    /// Whoever searches or changes refcounts has the turn: what it found stays true until it has made its change.
+    pub(super) turn: CoMutex<()>,
+}
+
+impl Refcounts {
+    /// Of a table read from the file.
+    pub(super) fn new(geometry: Geometry, table: Vec<u64>, table_at: u64, memory: u64) -> Self {
+        Self {
+            geometry,
+            cache: SliceCache::new(Table::RefcountBlock, geometry.slice_size(), memory),
+            table: RootTable::new(table, table_at),
+            first_free: Cell::new(0),
+            turn: CoMutex::new(()),
+        }
+    }
+
+    /// References to host cluster `cluster`, as far as is known in memory.
+    pub(super) async fn get(&self, file: &ImageFile, cluster: u64) -> Result<u64> {
+        Ok(match self.slice(file, cluster).await? {
+            Some((slice, index)) => self.read(&slice, index),
+            None => 0,
+        })
+    }
+
+    /// One reference more to each of `clusters`.
+    ///
+    /// Errors: [`Qcow2Error::RefcountOverflow`] where one does not fit its width. On any error nothing has changed.
+    pub(super) async fn raise(&self, file: &ImageFile, clusters: Range<u64>) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let max = self.geometry.max_refcount();
+        let slices = self.slices(file, clusters).await?;
+        for (slice, indices, first) in &slices {
+            for index in indices.clone() {
+                let count = self.read(slice, index);
+                let cluster = first + (index - indices.start) as u64;
+                if count == max {
+                    let bits = self.geometry.refcount_bits();
+                    return Err(Qcow2Error::RefcountOverflow { cluster, bits }.into());
+                }
+                if count == 0 {
+                    return Err(Qcow2Error::RefcountUnderflow { cluster }.into());
+                }
+            }
+        }
+        for (slice, indices, _) in &slices {
+            for index in indices.clone() {
+                let count = self.read(slice, index);
+                self.write(slice, index, count + 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// One reference less to each of `clusters`. Those that have none left are free and given to `freed`.
+    ///
+    /// Errors: [`Qcow2Error::RefcountUnderflow`] where there was none. On any error nothing has changed.
+    pub(super) async fn lower(
+        &self,
+        file: &ImageFile,
+        clusters: Range<u64>,
+        mut freed: impl FnMut(u64),
+    ) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let slices = self.slices(file, clusters).await?;
+        for (slice, indices, first) in &slices {
+            for index in indices.clone() {
+                if self.read(slice, index) == 0 {
+                    let cluster = first + (index - indices.start) as u64;
+                    return Err(Qcow2Error::RefcountUnderflow { cluster }.into());
+                }
+            }
+        }
+        for (slice, indices, first) in &slices {
+            for index in indices.clone() {
+                let count = self.read(slice, index) - 1;
+                self.write(slice, index, count);
+                if count == 0 {
+                    let cluster = first + (index - indices.start) as u64;
+                    self.first_free.set(self.first_free.get().min(cluster));
+                    freed(cluster);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The slices with the refcounts of `clusters`: each with the indices in it and the cluster of the first of these. All must be there.
+    pub(super) async fn slices(
+        &self,
+        file: &ImageFile,
+        clusters: Range<u64>,
+    ) -> Result<Vec<(Rc<Slice>, Range<usize>, u64)>> {
+        let per_slice = self.geometry.refcounts_per_slice();
+        let mut slices = Vec::new();
+        let mut cluster = clusters.start;
+        while cluster < clusters.end {
+            let Some((slice, index)) = self.slice(file, cluster).await? else {
+                return Err(Qcow2Error::RefcountUnderflow { cluster }.into());
+            };
+            let here = (per_slice - index as u64).min(clusters.end - cluster);
+            slices.push((slice, index..index + here as usize, cluster));
+            cluster += here;
+        }
+        Ok(slices)
+    }
+
+    /// The slice with the refcount of `cluster`, and its index there; `None` where the block is absent.
+    pub(super) async fn slice(
+        &self,
+        file: &ImageFile,
+        cluster: u64,
+    ) -> Result<Option<(Rc<Slice>, usize)>> {
+        let at = self.table.get(self.geometry.reftable_index(cluster));
+        if at == 0 {
+            return Ok(None);
+        }
+        self.slice_of(file, at, cluster).await.map(Some)
+    }
+
+    /// The same in the block at `at`.
+    pub(super) async fn slice_of(
+        &self,
+        file: &ImageFile,
+        at: u64,
+        cluster: u64,
+    ) -> Result<(Rc<Slice>, usize)> {
+        let geometry = &self.geometry;
+        let (offset, index) = geometry.refcount_slice(geometry.refcount_index(cluster));
+        if !geometry.is_aligned(at) {
+            return Err(Qcow2Error::NotAligned {
+                what: Table::RefcountBlock,
+                offset: at,
+            }
+            .into());
+        }
+        let slice = self.cache.get(file, at + offset).await?;
+        Ok((slice, index))
+    }
+
+    /// `index` comes from [`Geometry::refcount_slice`], and so is inside.
+    pub(super) fn read(&self, slice: &Slice, index: usize) -> u64 {
+        self.geometry.refcount(&slice.bytes(), index).unwrap_or(0)
+    }
+
+    /// `value` fits the width.
+    pub(super) fn write(&self, slice: &Slice, index: usize, value: u64) {
+        let done = slice.change(|bytes| self.geometry.set_refcount(bytes, index, value));
+        debug_assert!(done.is_some());
+    }
+}
