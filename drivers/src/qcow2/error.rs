@@ -168,11 +168,6 @@ pub enum Qcow2Error {
         /// The most that it may have here.
         max: u64,
     },
-    /// A name in the image is not UTF-8.
-    NotText {
-        /// Which name.
-        what: &'static str,
-    },
     /// The header with its extensions and names is longer than a cluster.
     HeaderTooLong {
         /// Its length in bytes.
@@ -225,7 +220,7 @@ pub enum Qcow2Error {
         /// What is needed.
         needed: u64,
     },
-    /// A table or cluster lies where no file can reach, or on the header.
+    /// A table or cluster lies behind the file's end, or where no file can reach.
     Outside {
         /// What.
         what: Table,
@@ -233,8 +228,18 @@ pub enum Qcow2Error {
         offset: u64,
         /// Its length in bytes.
         bytes: u64,
-        /// The first byte that it may not touch; 0 where it lies on the header.
+        /// The first byte that it may not touch.
         end: u64,
+    },
+
+    /// A table lies on another one.
+    Overlap {
+        /// Which.
+        what: Table,
+        /// On what it lies.
+        other: Table,
+        /// Where it starts.
+        offset: u64,
     },
 
     // ---- Entries ------------------------------------------------------------------------------------------------------------------
@@ -349,6 +354,7 @@ impl Qcow2Error {
         matches!(
             self,
             Self::Outside { .. }
+                | Self::Overlap { .. }
                 | Self::ReservedBits { .. }
                 | Self::EntryNotAligned { .. }
                 | Self::ZeroInVersion2 { .. }
@@ -440,7 +446,6 @@ impl fmt::Display for Qcow2Error {
                 f,
                 "the name of the {what} has {bytes} bytes, at most {max} are possible here"
             ),
-            Self::NotText { what } => write!(f, "the name of the {what} is not UTF-8"),
             Self::HeaderTooLong {
                 bytes,
                 cluster_size,
@@ -478,20 +483,16 @@ impl fmt::Display for Qcow2Error {
                 what,
                 offset,
                 bytes,
-                end: 0,
-            } => write!(
-                f,
-                "the {what} of {bytes} bytes at {offset} lies on the header"
-            ),
-            Self::Outside {
-                what,
-                offset,
-                bytes,
                 end,
             } => write!(
                 f,
                 "the {what} of {bytes} bytes at {offset} reaches behind {end}"
             ),
+            Self::Overlap {
+                what,
+                other,
+                offset,
+            } => write!(f, "the {what} at {offset} lies on the {other}"),
             Self::ReservedBits { what, at, raw } => write!(
                 f,
                 "the entry {raw:#018x} that leads to the {what} for {at} has reserved bits set"

@@ -2,23 +2,26 @@
 
 #![allow(dead_code, reason = "the driver that uses the codecs is being built")]
 
-pub mod codec;
 mod allocate; // free clusters, found and taken
 mod backing; // what shows through
 mod cache; // slices of tables in memory
+pub mod codec;
 mod commit; // the order on disk
 mod compressed;
 mod entry;
 mod error;
 mod file;
 mod geometry;
+mod header; // the first cluster
 mod image; // all that is kept of an open image
 mod locks; // who may touch which clusters
 mod mapping; // where a guest's byte is
+mod name;
 mod offset;
 mod read;
 mod refcounts;
 mod root_table; // the L1 table and the reftable
+mod snapshot;
 mod tree; // which L1 table
 mod write;
 

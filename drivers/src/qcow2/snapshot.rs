@@ -1,0 +1,3 @@
+//! Internal snapshots.
+
+pub(crate) mod table;
