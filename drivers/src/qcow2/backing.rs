@@ -21,6 +21,14 @@ impl Backing {
         !matches!(self, Self::None)
     }
 
+    /// Where it is open.
+    pub(super) fn file(&self) -> Option<&ImageFile> {
+        match self {
+            Self::Open(file) => Some(file),
+            Self::None | Self::NotOpened { .. } => None,
+        }
+    }
+
     pub(super) async fn read(
         &self,
         at: GuestOffset,

@@ -5,6 +5,7 @@ use super::cache::SliceCache;
 use super::commit::Commits;
 use super::file::ImageFile;
 use super::geometry::Geometry;
+use super::header::Header;
 use super::locks::ClusterLocks;
 use super::refcounts::Refcounts;
 use super::root_table::RootTable;
@@ -18,12 +19,16 @@ use std::ops::Range;
 /// may be asked for while cluster locks are held, but not while a turn is.
 pub(super) struct Image {
     pub(super) geometry: Geometry,
+    /// As it was when the image was opened; [`Image::roots`] has the fields that change.
+    pub(super) header: Header,
     /// The image file.
     pub(super) file: ImageFile,
     /// Where guest data is, if not in the image file.
     pub(super) data: Option<ImageFile>,
     pub(super) backing: Backing,
     pub(super) read_only: bool,
+    /// Set when the close begins.
+    pub(super) closed: Cell<bool>,
 
     pub(super) refcounts: Refcounts,
     /// Slices of L2 tables, whichever L1 table they belong to.
@@ -48,7 +53,7 @@ pub(super) struct Image {
 }
 
 /// The fields of the header that change while an image is open. They lie in one sector, so that they change together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Roots {
     pub(super) size: u64,
     pub(super) l1_size: u32,

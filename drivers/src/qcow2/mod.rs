@@ -1,23 +1,72 @@
-//! `qcow2`: QEMU's image format.
-
+//! `qcow2`: QEMU's image format, versions 2 and 3, with internal snapshots and the machine states in them. QEMU's `block/qcow2*.c`.
+//!
+//! ```text
+//!  image file
+//!  +--------+----------+----------------+-------+----------+-----+------+------+ - -
+//!  | header | reftable | refcount block | L1    | L2 table | ... | data | data |
+//!  +--------+----------+----------------+-------+----------+-----+------+------+ - -       all in clusters of 512 B to 2 MiB
+//!     |  |        ^ |          ^          ^   |    ^    |           ^
+//!     |  +--------+ +----------+          |   +----+    +-----------+
+//!     +-----------------------------------+   L1 entry: where an L2 table is      L2 entry: where a cluster of the guest is
+//!     |
+//!     +--> snapshot table: for each snapshot its name, its sizes, and an L1 table of its own, which shares L2 tables and clusters
+//!
+//!  what an L1 table maps:   0 ............. disk size | up to the end of that L1 entry | vmstate area ............
+//!                           the guest's disk                                           the machine's state, byte for byte
+//! ```
+//!
+//! Whatever is in use has a refcount above 0 in the refcount blocks. An entry that leads to something with a refcount of exactly 1 has the
+//! flag COPIED, and what it leads to may be written in place; all else is copied first.
+//!
+//! | on disk | bytes | file |
+//! |---|---|---|
+//! | header, its extensions | the first cluster | [`header.rs`](Qcow2Error), `header/` |
+//! | L1, L2 and reftable entries, compressed clusters' entries, subclusters | 8 or 16 each | `entry.rs` |
+//! | refcounts | 1 to 64 bits each | `geometry.rs` (codec), `refcounts.rs`, `allocate.rs` |
+//! | snapshot table | 40 and more a snapshot | `snapshot/table.rs` |
+//! | compressed data | any | `codec.rs`, `compressed.rs` |
+//!
+//! | what happens | file |
+//! |---|---|
+//! | which table a guest's byte goes through; where it is | `tree.rs`, `mapping.rs` |
+//! | reading, writing, copy on write | `read.rs`, `write.rs` |
+//! | who may touch which clusters meanwhile | `locks.rs` |
+//! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
+//! | **the order on disk** | `commit.rs` |
+//! | opening and closing | `open.rs` |
+//!
+//! # Order
+//!
+//! A refcount is on disk before what uses the cluster, data before the entry that shows it, an L2 table before the L1 entry, every table
+//! before the header that names it; and a refcount is lowered after whatever named the cluster has gone. A crash at any moment leaves
+//! clusters that are counted and unused, and COPIED flags that are not exact, and nothing else: `qemu-img check -r leaks` mends both. A sector
+//! of 512 bytes is taken for what a disk writes whole or not at all.
+//!
+//! # Not done
+//!
+//! Encrypted images are refused by name, and so are unknown incompatible features. Bitmaps are not kept up to date: they are dropped, as the
+//! format's rules for autoclear features say, when an image that has them is opened for writing. Lazy refcounts are honoured and never used.
 #![allow(dead_code, reason = "the driver that uses the codecs is being built")]
 
 mod allocate; // free clusters, found and taken
 mod backing; // what shows through
 mod cache; // slices of tables in memory
-pub mod codec;
+pub mod codec; // zlib and zstd
 mod commit; // the order on disk
-mod compressed;
-mod entry;
+mod compressed; // compressed clusters
+mod driver; // the trait
+mod entry; // what the tables hold
 mod error;
-mod file;
-mod geometry;
+mod file; // the children, with their ends taken care of
+mod geometry; // sizes and index arithmetic
 mod header; // the first cluster
 mod image; // all that is kept of an open image
 mod locks; // who may touch which clusters
 mod mapping; // where a guest's byte is
 mod name;
-mod offset;
+mod offset; // guest and host bytes are different types
+mod open; // and close
+mod options;
 mod read;
 mod refcounts;
 mod root_table; // the L1 table and the reftable
@@ -25,7 +74,9 @@ mod snapshot;
 mod tree; // which L1 table
 mod write;
 
+pub use driver::Qcow2Driver;
 pub use error::{Feature, Qcow2Error, Table};
+pub use options::{BackingFile, Qcow2Options};
 
 /// Inside the driver an error is a bare cause; the operation and its numbers are added where the driver is called.
 type Result<T, E = block_core::Cause> = std::result::Result<T, E>;

@@ -1,0 +1,127 @@
+//! The driver as a node sees it: every call goes to a file of its own name, and its errors get the caller's numbers here.
+
+use super::error::Qcow2Error;
+use super::image::Image;
+use super::offset::GuestOffset;
+use super::options::Qcow2Options;
+use super::tree::Tree;
+use block_core::{BlockChild, BlockDriver, BlockError, BlockLimits, Cause, Children, DiskOffset};
+use block_core::{IoVector, Op, RangeLimits, ReadVector, Result, VmstateLimits, WriteFlags};
+use std::rc::Rc;
+
+/// A qcow2 image.
+///
+/// Changes of its tables stay in memory until a flush, a close, or until much has piled up; what a crash may lose is what QEMU's may:
+/// everything since the last flush, and nothing else. Dropped without a close it loses the same.
+pub struct Qcow2Driver {
+    image: Rc<Image>,
+}
+
+impl Qcow2Driver {
+    /// Opens the image in `file`, which should be a [`FileDriver`](crate::FileDriver)'s node that may grow.
+    ///
+    /// Errors: a [`Qcow2Error`] that names what is wrong or not supported; nothing has been written then.
+    pub async fn open(file: BlockChild, options: Qcow2Options) -> Result<Self, Qcow2Error> {
+        let image = Rc::new(Image::open(file, options).await?);
+        Ok(Self { image })
+    }
+
+    /// What fits on the disk from `at` on: the node pads the last block of a disk that ends inside one.
+    fn inside(&self, at: DiskOffset, len: u64) -> u64 {
+        len.min(self.image.size.get().saturating_sub(at.0))
+    }
+}
+
+impl BlockDriver for Qcow2Driver {
+    fn format_name(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn limits(&self) -> BlockLimits {
+        let geometry = &self.image.geometry;
+        let data = self.image.data_file().child().limits();
+        BlockLimits {
+            request_alignment: request_alignment(&self.image),
+            memory_alignment: data.memory_alignment,
+            opt_transfer: geometry.cluster_size() as u32, // at most 2 MiB
+            write_zeroes: RangeLimits {
+                alignment: geometry.subcluster_size() as u32,
+                max: None,
+            },
+            discard: RangeLimits {
+                alignment: geometry.cluster_size() as u32,
+                max: None,
+            },
+            ..BlockLimits::default()
+        }
+    }
+
+    fn children(&self) -> Children<'_> {
+        Children {
+            file: Some(self.image.file.child()),
+            backing: self.image.backing.file().map(|file| file.child()),
+        }
+    }
+
+    async fn length(&self) -> Result<u64> {
+        Ok(self.image.size.get())
+    }
+
+    async fn preadv(&self, at: DiskOffset, mut dst: ReadVector) -> (ReadVector, Result<()>) {
+        let len = dst.len();
+        let head = dst.split_to(self.inside(at, len));
+        let (mut filled, result) = self
+            .image
+            .read_guest(&Tree::Active, GuestOffset(at.0), head)
+            .await;
+        let rest = dst.len();
+        dst.fill_zero(0, rest);
+        filled.unsplit(dst);
+        (filled, during(Op::Read, at.0, len, result))
+    }
+
+    async fn pwritev(&self, at: DiskOffset, src: IoVector, _: WriteFlags) -> Result<()> {
+        let len = src.len();
+        let result = match self.image.check_writable() {
+            Ok(()) => {
+                let src = src.slice(0..self.inside(at, len));
+                self.image
+                    .write_guest(&Tree::Active, GuestOffset(at.0), src)
+                    .await
+            }
+            refused => refused,
+        };
+        during(Op::Write, at.0, len, result)
+    }
+
+    async fn flush(&self) -> Result<()> {
+        if self.image.read_only {
+            return Ok(());
+        }
+        during(Op::Flush, 0, 0, self.image.commit().await)
+    }
+
+    fn vmstate(&self) -> Option<VmstateLimits> {
+        Some(VmstateLimits {
+            request_alignment: request_alignment(&self.image),
+            memory_alignment: self.image.data_file().child().limits().memory_alignment,
+            cluster_size: self.image.geometry.cluster_size(),
+        })
+    }
+
+    async fn close(&self) -> Result<()> {
+        during(Op::Close, 0, 0, self.image.close().await)
+    }
+}
+
+/// The data file's, so that what is aligned above is aligned below; but a block is never larger than a cluster.
+fn request_alignment(image: &Image) -> u32 {
+    let data = image.data_file().child().limits();
+    let cluster_size = image.geometry.cluster_size() as u32; // at most 2 MiB
+    data.request_alignment.min(cluster_size)
+}
+
+/// An error gets the numbers of the call.
+fn during<T>(op: Op, at: u64, len: u64, result: Result<T, Cause>) -> Result<T> {
+    result.map_err(|cause| BlockError::new(op, at, len, cause))
+}

@@ -1,0 +1,161 @@
+//! Opening and closing an image: QEMU's `qcow2_do_open` and `qcow2_close`.
+
+use super::backing::Backing;
+use super::cache::SliceCache;
+use super::error::{Qcow2Error, Table};
+use super::file::ImageFile;
+use super::geometry::TABLE_ENTRY_SIZE;
+use super::header::{Header, Purpose};
+use super::image::{Image, OnDisk, Roots};
+use super::locks::EVERYTHING;
+use super::offset::HostOffset;
+use super::options::{BackingFile, L2_CACHE, Qcow2Options, REFCOUNT_CACHE};
+use super::refcounts::Refcounts;
+use super::root_table::RootTable;
+use block_core::{BlockChild, Cause};
+use std::cell::Cell;
+
+impl Image {
+    /// Reads the header and the tables that are kept whole. Nothing is written.
+    pub(super) async fn open(file: BlockChild, options: Qcow2Options) -> Result<Self, Qcow2Error> {
+        let header = Header::read(&file, Purpose::Use).await?;
+        let read_only = options.read_only || file.is_read_only();
+        if header.is_corrupt() && !read_only {
+            return Err(Qcow2Error::CorruptBit);
+        }
+        let file = ImageFile::new(file);
+        let length = file.length().await.map_err(read_failed(Table::Header))?;
+        header.check_inside(length)?;
+        let geometry = header.geometry;
+        let data = match (geometry.data_file(), options.data_file) {
+            (true, Some(data)) => Some(ImageFile::new(data)),
+            (false, None) => None,
+            (true, None) => return Err(Qcow2Error::DataFileMissing),
+            (false, Some(_)) => return Err(Qcow2Error::DataFileUnwanted),
+        };
+        let l1 = read_entries(&file, Table::L1, header.l1_offset, header.l1_entries.into()).await?;
+        let entries = geometry.reftable_entries(header.reftable_clusters.into());
+        let at = header.reftable_offset;
+        let reftable = read_entries(&file, Table::RefcountTable, at, entries).await?;
+        let or_default = |wanted, default| if wanted == 0 { default } else { wanted };
+        let l2_memory = or_default(options.l2_cache, L2_CACHE);
+        let refcount_memory = or_default(options.refcount_cache, REFCOUNT_CACHE);
+        let image = Self {
+            geometry,
+            refcounts: Refcounts::new(geometry, reftable, at.0, refcount_memory),
+            l2: SliceCache::new(Table::L2, geometry.slice_size(), l2_memory),
+            active: RootTable::new(l1, header.l1_offset.0),
+            size: Cell::new(header.disk_size()),
+            snapshots_at: Cell::new((header.snapshots_offset.0, header.snapshots)),
+            on_disk: Cell::new(OnDisk {
+                roots: Roots::default(),
+                sure: true,
+            }),
+            backing: backing(&header, options.backing)?,
+            file,
+            data,
+            read_only,
+            closed: Cell::new(false),
+            locks: Default::default(),
+            l2_turn: Default::default(),
+            commits: Default::default(),
+            frees: Default::default(),
+            stable_frees: Default::default(),
+            header,
+        };
+        image.on_disk.set(OnDisk {
+            roots: image.roots(),
+            sure: true,
+        });
+        Ok(image)
+    }
+
+    /// Waits for what is under way, writes everything back, and lets go of the children. All steps are taken; the first error is
+    /// returned.
+    pub(super) async fn close(&self) -> super::Result<()> {
+        let _lock = self.locks.exclusive(EVERYTHING).await;
+        self.closed.set(true);
+        let mut first = match self.read_only {
+            true => Ok(()),
+            false => self.write_everything().await,
+        };
+        let children = [Some(&self.file), self.data.as_ref(), self.backing.file()];
+        for file in children.into_iter().flatten() {
+            let released = file.child().release().await;
+            first = first.and(released.map_err(|e| e.cause));
+        }
+        first
+    }
+
+    /// Commits until nothing is left to be written or freed. The caller keeps changes out.
+    pub(super) async fn write_everything(&self) -> super::Result<()> {
+        while self.is_dirty() {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a commit would write metadata.
+    fn is_dirty(&self) -> bool {
+        self.l2.is_dirty()
+            || self.refcounts.cache.is_dirty()
+            || self.refcounts.table.is_dirty()
+            || self.active.is_dirty()
+            || !self.frees.borrow().is_empty()
+            || !self.stable_frees.borrow().is_empty()
+            || !self.on_disk.get().sure
+            || self.on_disk.get().roots != self.roots()
+    }
+
+    /// Refuses what changes the image where it must not be changed.
+    pub(super) fn check_writable(&self) -> super::Result<()> {
+        match (self.closed.get(), self.read_only) {
+            (true, _) => Err(Cause::Closed),
+            (_, true) => Err(Cause::ReadOnly),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn backing(header: &Header, wanted: BackingFile) -> Result<Backing, Qcow2Error> {
+    let Some(name) = &header.backing_file else {
+        return Ok(Backing::None);
+    };
+    match wanted {
+        BackingFile::Open(child) => Ok(Backing::Open(ImageFile::new(child))),
+        BackingFile::Ignore => Ok(Backing::NotOpened {
+            path: name.to_string(),
+        }),
+        BackingFile::Deny => Err(Qcow2Error::Denied {
+            what: "backing file",
+            path: name.to_string(),
+        }),
+    }
+}
+
+/// A table of 8-byte entries, whose size was checked.
+pub(super) async fn read_entries(
+    file: &ImageFile,
+    what: Table,
+    at: HostOffset,
+    entries: u64,
+) -> Result<Vec<u64>, Qcow2Error> {
+    let bytes = entries.saturating_mul(TABLE_ENTRY_SIZE);
+    let too_much = |_| Qcow2Error::OutOfMemory { what, bytes };
+    let len = usize::try_from(bytes).map_err(|_| Qcow2Error::OutOfMemory { what, bytes })?;
+    let mut table = Vec::new();
+    table.try_reserve_exact(len).map_err(too_much)?;
+    table.resize(len, 0);
+    let read = file.read_table(what, at.0, &mut table).await;
+    read.map_err(read_failed(what))?;
+    let (entries, _) = table.as_chunks::<8>();
+    Ok(entries.iter().map(|e| u64::from_be_bytes(*e)).collect())
+}
+
+/// What a child said while a table was read.
+fn read_failed(what: Table) -> impl Fn(Cause) -> Qcow2Error {
+    move |cause| Qcow2Error::Io {
+        what,
+        error: block_core::BlockError::new(block_core::Op::Open, 0, 0, cause),
+    }
+}
