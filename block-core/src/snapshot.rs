@@ -64,8 +64,8 @@ impl NewSnapshot {
         }
     }
 
-    /// It may be given to a driver.
-    pub(crate) fn check(&self) -> Result<(), Cause> {
+    /// The name is one that drivers can be given: what [`crate::BlockNode::snapshot_create`] asks first.
+    pub fn check(&self) -> Result<(), Cause> {
         let len = self.name.len();
         if len > MAX_NAME {
             let text = format!("the snapshot's name has {len} bytes, more than {MAX_NAME}");

@@ -20,8 +20,11 @@ pub(crate) struct Area {
     pub(crate) driver_end: Cell<u64>,
     /// Grows whenever a save begins or ends: what was read before is void.
     pub(crate) epoch: Cell<u64>,
-    /// Length of the state that the last save has stored. Set by its finalize, cleared when another begins.
+    /// Length of the state that the last save has stored. Set by its finalize, cleared when another begins, and when a snapshot takes the
+    /// state or it is discarded.
     pub(crate) finalized: Cell<Option<u64>>,
+    /// Saves that were ever begun here: the number of the last, to whom the area belongs.
+    pub(crate) saves: Cell<u64>,
 }
 
 struct Flight {
@@ -41,6 +44,11 @@ impl Area {
     /// True if anything is being written.
     pub(crate) fn has_flights(&self) -> bool {
         !self.flights.borrow().is_empty()
+    }
+
+    /// True if anything is being written that took off earlier.
+    pub(crate) fn has_flights_before(&self, guard: &FlightGuard) -> bool {
+        self.flights.borrow().iter().any(|f| f.id < guard.id)
     }
 
     /// Bytes of `range` are being written until the guard is dropped.
@@ -105,6 +113,8 @@ impl Extension {
     pub(crate) fn activate(&self, core: &Rc<Core>) {
         debug_assert!(self.active.borrow().is_none());
         *self.active.borrow_mut() = Some(core.clone());
+        self.area.saves.set(self.area.saves.get() + 1);
+        core.number.set(self.area.saves.get());
         self.area.finalized.set(None);
         self.area.epoch.set(self.area.epoch.get() + 1);
     }
@@ -139,5 +149,12 @@ impl NodeExtension for Extension {
         let error = save.lost();
         self.deactivate(&save);
         Err(error)
+    }
+
+    fn on_vmstate_replaced(&self) {
+        self.area.finalized.set(None);
+        self.area.epoch.set(self.area.epoch.get() + 1);
+        let load = self.load.borrow_mut().take();
+        drop(load);
     }
 }

@@ -7,6 +7,8 @@
 //! 3. [`VmstateSave::finalize`] writes what is left, waits for all, and returns the first error of the save, if any.
 //! 4. A load reads chunks ahead of the reader, from wherever it starts to the state's end.
 //!
+//! 5. A *named* save ([`SnapshotSave`]) is all or nothing: the state and the disk become one snapshot of the image, or nothing changes.
+//!
 //! The same save and load can be reached in four ways: [`VmstateSave`] and [`VmstateLoad`]; futures' `AsyncWrite` and `AsyncRead`
 //! ([`VmstateWriter`], [`VmstateReader`]); `std::io`'s `Write` and `Read` ([`SyncWriter`], [`SyncReader`]); and free functions shaped
 //! like QEMU's calls ([`save_vmstate`], [`load_vmstate`], [`finalize_vmstate`]).
@@ -16,6 +18,8 @@
 //! | `bdrv_save_vmstate` | [`save_vmstate`], [`VmstateSave::write`] | any position is buffered, not only the next one |
 //! | `bdrv_finalize_vmstate`, `bdrv_flush_vmstate` | [`finalize_vmstate`], [`VmstateSave::finalize`] | returns the length; the first error again and again |
 //! | `bdrv_load_vmstate` | [`load_vmstate`], [`VmstateLoad::read`] | reads ahead from any position, ends at the state's end |
+//! | `save_snapshot` (HMP `savevm`) | [`SnapshotSave`], [`save_snapshot`] | of one image; what fails or is cancelled is dropped again |
+//! | `load_snapshot` (HMP `loadvm`) | [`load_snapshot`] | reads the state of any snapshot; going to its disk is [`BlockNode::snapshot_goto`](block_core::BlockNode::snapshot_goto) |
 //! | `BDRV_VMSTATE_WORKERS_MAX` | [`DEFAULT_WORKERS`] | an option |
 //! | the buffer that slides with the stream | cells of a fixed grid, a few at once | order and overlaps need no thought |
 #![forbid(unsafe_code)]
@@ -29,6 +33,7 @@ mod options;
 mod progress;
 mod ranges;
 mod save;
+mod snapshot;
 mod sync;
 mod turn;
 
@@ -43,6 +48,7 @@ pub use options::{
 };
 pub use progress::{CancelHandle, Progress};
 pub use save::VmstateSave;
+pub use snapshot::{SnapshotLoad, SnapshotSave, load_snapshot, save_snapshot};
 pub use sync::{SyncReader, SyncWriter};
 
 /// Another save is active.

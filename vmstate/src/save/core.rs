@@ -5,6 +5,7 @@ use crate::geometry::Geometry;
 use crate::ranges::Ranges;
 use crate::save::cells::{Buffer, Cells};
 use crate::save::kept::Kept;
+use crate::snapshot::{discard, on_its_own};
 use crate::turn::{Turn, TurnLock};
 use crate::{Progress, SaveOptions};
 use aio_task::edge::CancelFlag;
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) handle: AioHandle,
     pub(crate) area: Rc<Area>,
     extension: Weak<Extension>,
+    /// Of [`Area::saves`]. Set by begin.
+    pub(crate) number: Cell<u64>,
     pub(crate) pool: AioTaskPool<BlockError>,
     /// Held by the one call that is at work on the save. Everything is submitted under it.
     turn: TurnLock,
@@ -82,6 +85,7 @@ impl Core {
             handle: node.handle().clone(),
             area: extension.area.clone(),
             extension: extension.weak(),
+            number: Cell::new(0),
             pool: AioTaskPool::new(node.handle(), options.workers),
             turn: TurnLock::new(),
             state: RefCell::default(),
@@ -93,6 +97,21 @@ impl Core {
         });
         extension.activate(&core);
         Ok(core)
+    }
+
+    /// Empties the area before the first byte, in a driver that can: what an earlier save has left there and no snapshot recorded is
+    /// dropped, when all that is in flight has landed. No block has to be read before it is padded then.
+    pub(crate) async fn begin_empty(&self, node: &BlockNode) -> Result<()> {
+        let flight = self.area.take_off(0..u64::MAX);
+        let discard = discard(node.clone(), self.area.clone(), flight);
+        on_its_own(&self.handle, discard).await.and_then(|r| r)?;
+        self.stored_end.set(Some(0));
+        Ok(())
+    }
+
+    /// No save has begun here since.
+    pub(crate) fn owns_area(&self) -> bool {
+        self.number.get() == self.area.saves.get()
     }
 
     /// The end of a range, if the range may be written.

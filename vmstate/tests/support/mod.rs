@@ -34,12 +34,26 @@ impl Bench {
     }
 
     pub fn with_limits(vmstate: VmstateLimits) -> Self {
-        let context = Rc::new(AioContext::new().expect("a context"));
-        let (driver, disk) = TestDisk::new(TestDiskOptions {
+        Self::with_disk(TestDiskOptions {
             len: 64 << 10,
             vmstate: Some(vmstate),
             ..Default::default()
-        });
+        })
+    }
+
+    /// As [`Bench::new`], on an image that has snapshots.
+    pub fn with_snapshots() -> Self {
+        Self::with_disk(TestDiskOptions {
+            len: 64 << 10,
+            vmstate: Some(limits(BLOCK as u32, 0)),
+            snapshots: true,
+            ..Default::default()
+        })
+    }
+
+    pub fn with_disk(options: TestDiskOptions) -> Self {
+        let context = Rc::new(AioContext::new().expect("a context"));
+        let (driver, disk) = TestDisk::new(options);
         let handle = context.handle();
         let opened = NodeBuilder::new("disk").open(&handle, driver);
         let node = context.block_on(opened).expect("the node opens");
