@@ -168,7 +168,7 @@ impl Image {
             }
             match lowered {
                 Ok(()) => {}
-                Err(cause @ Cause::Driver(_)) => first = first.and(Err(cause)),
+                Err(cause @ Cause::Corrupt(_)) => first = first.and(Err(cause)),
                 Err(cause) => {
                     self.stable_frees.borrow_mut().push(step);
                     return first.and(Err(cause));

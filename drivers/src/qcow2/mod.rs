@@ -33,7 +33,7 @@
 //! | who may touch which clusters meanwhile | `locks.rs` |
 //! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
 //! | **the order on disk** | `commit.rs` |
-//! | opening and closing | `open.rs` |
+//! | opening and closing; what is dropped before writing | `open.rs`, `bitmaps.rs` |
 //!
 //! # Order
 //!
@@ -50,6 +50,7 @@
 
 mod allocate; // free clusters, found and taken
 mod backing; // what shows through
+mod bitmaps; // dropped before the first write
 mod cache; // slices of tables in memory
 pub mod codec; // zlib and zstd
 mod commit; // the order on disk

@@ -16,7 +16,8 @@ use block_core::{BlockChild, Cause};
 use std::cell::Cell;
 
 impl Image {
-    /// Reads the header and the tables that are kept whole. Nothing is written.
+    /// Reads the header and the tables that are kept whole. Nothing is written, unless the image is to be written to and has features that
+    /// this driver does not keep up to date.
     pub(super) async fn open(file: BlockChild, options: Qcow2Options) -> Result<Self, Qcow2Error> {
         let header = Header::read(&file, Purpose::Use).await?;
         let read_only = options.read_only || file.is_read_only();
@@ -40,7 +41,7 @@ impl Image {
         let or_default = |wanted, default| if wanted == 0 { default } else { wanted };
         let l2_memory = or_default(options.l2_cache, L2_CACHE);
         let refcount_memory = or_default(options.refcount_cache, REFCOUNT_CACHE);
-        let image = Self {
+        let mut image = Self {
             geometry,
             refcounts: Refcounts::new(geometry, reftable, at.0, refcount_memory),
             l2: SliceCache::new(Table::L2, geometry.slice_size(), l2_memory),
@@ -67,6 +68,10 @@ impl Image {
             roots: image.roots(),
             sure: true,
         });
+        if !read_only {
+            let dropped = image.drop_stale_features().await;
+            dropped.map_err(read_failed(Table::Header))?;
+        }
         Ok(image)
     }
 
@@ -153,7 +158,7 @@ pub(super) async fn read_entries(
 }
 
 /// What a child said while a table was read.
-fn read_failed(what: Table) -> impl Fn(Cause) -> Qcow2Error {
+pub(super) fn read_failed(what: Table) -> impl Fn(Cause) -> Qcow2Error {
     move |cause| Qcow2Error::Io {
         what,
         error: block_core::BlockError::new(block_core::Op::Open, 0, 0, cause),
