@@ -114,6 +114,10 @@ impl Refcounts {
     async fn take(&self, file: &ImageFile, run: Run) -> Result<(Range<u64>, Option<Range<u64>>)> {
         let geometry = &self.geometry;
         let layout = self.layout(&run)?;
+        let bits = geometry.cluster_bits();
+        // A damaged image may count a table's cluster as free.
+        self.tables
+            .check(Table::Data, run.start..layout.end, bits)?;
         for at in &layout.new_blocks {
             self.write_zero_block(file, *at).await?;
         }
@@ -151,6 +155,10 @@ impl Refcounts {
         for (block, at) in layout.absent.iter().zip(&layout.new_blocks) {
             self.table.set(*block, *at);
         }
+        let blocks = run.start + run.len..run.start + run.len + layout.absent.len() as u64;
+        let table = blocks.end..layout.end;
+        self.tables.add(Table::RefcountBlock, blocks, bits)?;
+        self.tables.add(Table::RefcountTable, table, bits)?;
         let end = run.start + run.len;
         self.first_free.set(match run.first_free == run.start {
             true => layout.end,

@@ -161,7 +161,10 @@ impl Image {
             let step = clusters.start..clusters.end.min(clusters.start + per_step);
             let rest = step.end..clusters.end;
             let cluster_size = self.geometry.cluster_size();
-            let freed = |cluster| self.l2.forget(cluster * cluster_size, cluster_size);
+            let freed = |cluster| {
+                self.l2.forget(cluster * cluster_size, cluster_size);
+                self.refcounts.tables.remove(cluster);
+            };
             let lowered = self.refcounts.lower(&self.file, step.clone(), freed).await;
             if !rest.is_empty() {
                 self.stable_frees.borrow_mut().push(rest);

@@ -3,10 +3,12 @@
 use super::backing::Backing;
 use super::cache::SliceCache;
 use super::commit::Commits;
+use super::error::{Qcow2Error, Table};
 use super::file::ImageFile;
 use super::geometry::Geometry;
 use super::header::Header;
 use super::locks::ClusterLocks;
+use super::offset::HostOffset;
 use super::refcounts::Refcounts;
 use super::root_table::RootTable;
 use aio_task::CoMutex;
@@ -121,6 +123,22 @@ impl Image {
             self.free(old_table);
         }
         Ok(clusters)
+    }
+
+    /// These clusters hold a table, which was allocated for it, or which the image names.
+    pub(super) fn add_table(&self, what: Table, clusters: Range<u64>) -> Result<(), Qcow2Error> {
+        let bits = self.geometry.cluster_bits();
+        self.refcounts.tables.add(what, clusters, bits)
+    }
+
+    /// Guest data may be written to these bytes: no table is there.
+    pub(super) fn check_data(&self, at: HostOffset, len: u64) -> Result<(), Qcow2Error> {
+        if self.data.is_some() {
+            return Ok(());
+        }
+        let clusters = self.geometry.cluster_of(at)..self.geometry.clusters_for(at.0 + len);
+        let bits = self.geometry.cluster_bits();
+        self.refcounts.tables.check(Table::Data, clusters, bits)
     }
 
     /// Where guest data is.

@@ -183,6 +183,7 @@ impl Image {
         }
         let new = self.allocate(Wanted::Exactly(1)).await?;
         let at = new.start * cluster_size;
+        self.add_table(Table::L2, new.clone())?;
         if let Err(cause) = self.file.write(at, &bytes).await {
             self.free(new);
             return Err(cause);

@@ -31,6 +31,7 @@
 //! | which table a guest's byte goes through; where it is | `tree.rs`, `mapping.rs` |
 //! | reading, writing, copy on write | `read.rs`, `write.rs` |
 //! | who may touch which clusters meanwhile | `locks.rs` |
+//! | that nothing is written over a table | `tables.rs` |
 //! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
 //! | **the order on disk** | `commit.rs` |
 //! | opening and closing; what is dropped before writing | `open.rs`, `bitmaps.rs` |
@@ -72,6 +73,7 @@ mod read;
 mod refcounts;
 mod root_table; // the L1 table and the reftable
 mod snapshot;
+mod tables; // where they are, so that nothing is written over one
 mod tree; // which L1 table
 mod write;
 

@@ -2,6 +2,7 @@
 
 use super::backing::Backing;
 use super::cache::SliceCache;
+use super::entry::{L1Entry, ReftableEntry};
 use super::error::{Qcow2Error, Table};
 use super::file::ImageFile;
 use super::geometry::TABLE_ENTRY_SIZE;
@@ -69,10 +70,40 @@ impl Image {
             sure: true,
         });
         if !read_only {
+            image.find_tables()?;
             let dropped = image.drop_stale_features().await;
             dropped.map_err(read_failed(Table::Header))?;
         }
         Ok(image)
+    }
+
+    /// Notes where the tables are. Two of them in one place, or an entry that leads to none, is an image that must not be written to.
+    fn find_tables(&self) -> Result<(), Qcow2Error> {
+        let geometry = &self.geometry;
+        let clusters = |at: u64, entries: u64| {
+            let end = at + entries * TABLE_ENTRY_SIZE; // checked with the header
+            geometry.cluster_of(HostOffset(at))..geometry.clusters_for(end)
+        };
+        let (reftable, l1) = (&self.refcounts.table, &self.active);
+        self.add_table(Table::Header, 0..1)?;
+        self.add_table(
+            Table::RefcountTable,
+            clusters(reftable.at(), reftable.len()),
+        )?;
+        self.add_table(Table::L1, clusters(l1.at(), l1.len()))?;
+        for index in 0..reftable.len() {
+            if let Some(at) = ReftableEntry(reftable.get(index)).block(geometry, index)? {
+                let cluster = geometry.cluster_of(at);
+                self.add_table(Table::RefcountBlock, cluster..cluster + 1)?;
+            }
+        }
+        for index in 0..l1.len() {
+            if let Some(at) = L1Entry(l1.get(index)).table(geometry, index)? {
+                let cluster = geometry.cluster_of(at);
+                self.add_table(Table::L2, cluster..cluster + 1)?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for what is under way, writes everything back, and lets go of the children. All steps are taken; the first error is

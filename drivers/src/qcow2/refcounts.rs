@@ -16,6 +16,7 @@ use super::error::{Qcow2Error, Table};
 use super::file::ImageFile;
 use super::geometry::Geometry;
 use super::root_table::RootTable;
+use super::tables::TableMap;
 use aio_task::CoMutex;
 use std::cell::Cell;
 use std::ops::Range;
@@ -27,6 +28,8 @@ pub(super) struct Refcounts {
     pub(super) cache: SliceCache,
     /// Where the blocks are; 0: absent. Only grows.
     pub(super) table: RootTable,
+    /// Clusters that hold tables.
+    pub(super) tables: TableMap,
     /// No cluster below this one is free.
     pub(super) first_free: Cell<u64>,
     /// Whoever searches or changes refcounts has the turn: what it found stays true until it has made its change.
@@ -40,6 +43,7 @@ impl Refcounts {
             geometry,
             cache: SliceCache::new(Table::RefcountBlock, geometry.slice_size(), memory),
             table: RootTable::new(table, table_at),
+            tables: TableMap::default(),
             first_free: Cell::new(0),
             turn: CoMutex::new(()),
         }

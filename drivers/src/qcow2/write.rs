@@ -69,6 +69,7 @@ impl Image {
         else {
             return Ok(None);
         };
+        self.check_data(host, len)?;
         let written = self.data_file().writev(host.0, src.slice(0..len)).await;
         written.map(|()| Some(len))
     }
@@ -153,6 +154,7 @@ impl Image {
         data.append(src.slice(0..plan.len));
         tail.into_iter().for_each(|tail| data.push(tail.freeze()));
         let place = plan.host.0 + (region.start - plan.first.0);
+        self.check_data(HostOffset(place), region.end - region.start)?;
         self.data_file().writev(place, data).await?;
 
         // The table may have been let go from the cache, but it is ours alone since the plan was made.
