@@ -310,6 +310,8 @@ pub enum Qcow2Error {
     },
 
     // ---- Neither the image's fault --------------------------------------------------------------------------------------------------
+    /// The options given to [`create`](super::create()) contradict each other, or the format.
+    Options(super::OptionError),
     /// No memory for a structure of the image. Its size was checked before.
     OutOfMemory {
         /// For what.
@@ -344,6 +346,7 @@ impl Qcow2Error {
             | Self::IncompatibleFeatures { .. }
             | Self::CompressionType { .. } => Errno::NOTSUP,
             Self::TableTooLarge { .. } | Self::SizeTooLarge { .. } => Errno::FBIG,
+            Self::Options(error) => error.errno(),
             _ if self.is_corruption() => Errno::IO,
             _ => Errno::INVAL,
         }
@@ -531,6 +534,7 @@ impl fmt::Display for Qcow2Error {
                 reason,
                 value,
             } => write!(f, "snapshot table entry {index}: {reason} ({value})"),
+            Self::Options(error) => error.fmt(f),
             Self::OutOfMemory { what, bytes } => {
                 write!(f, "no memory for {bytes} bytes of the {what}")
             }

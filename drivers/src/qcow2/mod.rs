@@ -34,6 +34,7 @@
 //! | that nothing is written over a table | `tables.rs` |
 //! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
 //! | **the order on disk** | `commit.rs` |
+//! | a new image | `create.rs`, `create/` |
 //! | opening and closing; what is dropped before writing | `open.rs`, `bitmaps.rs` |
 //!
 //! # Order
@@ -56,6 +57,7 @@ mod cache; // slices of tables in memory
 pub mod codec; // zlib and zstd
 mod commit; // the order on disk
 mod compressed; // compressed clusters
+mod create; // qemu-img create
 mod driver; // the trait
 mod entry; // what the tables hold
 mod error;
@@ -77,6 +79,7 @@ mod tables; // where they are, so that nothing is written over one
 mod tree; // which L1 table
 mod write;
 
+pub use create::{Backing, CreateOptions, DataFile, OptionError, Version, create};
 pub use driver::Qcow2Driver;
 pub use error::{Feature, Qcow2Error, Table};
 pub use options::{BackingFile, Qcow2Options};
