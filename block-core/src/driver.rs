@@ -183,7 +183,7 @@ pub trait BlockDriver: 'static {
     }
 
     /// Records the disk as it is, and the state that [`BlockDriver::finish_vmstate`] completed and no snapshot recorded yet, if there is
-    /// one: that state is then the snapshot's, and the area is empty. QEMU's `bdrv_snapshot_create`.
+    /// one: that state is then the snapshot's, and the area is empty. A state that is not complete stays. QEMU's `bdrv_snapshot_create`.
     ///
     /// Atomic, a replaced snapshot included: after an error, and after a crash at any moment before it returns, the list of snapshots is
     /// the old or the new one, and after an error it is the old one, and the state is still there to be discarded. What it returned is

@@ -25,6 +25,8 @@ pub(crate) struct Area {
     pub(crate) finalized: Cell<Option<u64>>,
     /// Saves that were ever begun here: the number of the last, to whom the area belongs.
     pub(crate) saves: Cell<u64>,
+    /// How often the stored state was replaced or dropped, by snapshots and discards.
+    pub(crate) replaced: Cell<u64>,
 }
 
 struct Flight {
@@ -153,8 +155,16 @@ impl NodeExtension for Extension {
 
     fn on_vmstate_replaced(&self) {
         self.area.finalized.set(None);
+        self.area.replaced.set(self.area.replaced.get() + 1);
         self.area.epoch.set(self.area.epoch.get() + 1);
         let load = self.load.borrow_mut().take();
         drop(load);
+        // What the driver had of it is gone: the rest alone would be no state.
+        if let Some(save) = self.active()
+            && save.progress.submitted() > 0
+        {
+            let text = "the state in the area was replaced or discarded under the save";
+            save.fail(save.error_here(Cause::Driver(text.into())));
+        }
     }
 }

@@ -482,6 +482,60 @@ fn a_save_that_was_finalized_by_hand_and_overtaken_records_and_drops_nothing() {
 }
 
 #[test]
+fn a_save_under_which_the_state_is_replaced_fails() {
+    for goto in [true, false] {
+        let bench = Bench::with_snapshots();
+        record(&bench, "old", 1, LEN);
+        let save = begin(&bench, "x");
+        bench
+            .run(save.save().write(0, &pattern(2, 0, LEN)))
+            .expect("accepted");
+        if goto {
+            bench.run(bench.node.snapshot_goto("old")).expect("gone to");
+        } else {
+            bench.run(bench.node.discard_vmstate()).expect("discarded");
+        }
+        let failed = bench.run(save.commit()).expect_err("fails");
+        assert_eq!(failed.to_string().matches("under the save").count(), 1);
+        assert_eq!(names(&bench.disk.snapshots()), ["old"]);
+        record(&bench, "x", 3, LEN);
+        assert_eq!(stored(&bench, "x"), pattern(3, 0, LEN));
+    }
+}
+
+#[test]
+fn a_goto_during_the_flush_of_a_commit_fails_it() {
+    let bench = Bench::with_snapshots();
+    record(&bench, "old", 1, LEN);
+    let save = begin(&bench, "x");
+    bench.disk.hold(Op::Flush, 0..u64::MAX);
+    let saving = bench.start(async move {
+        save.save().write(0, &pattern(2, 0, LEN)).await?;
+        save.commit().await
+    });
+    assert_eq!(bench.disk.held().len(), 1, "the flush");
+    bench.run(bench.node.snapshot_goto("old")).expect("gone to");
+    bench.release_everything();
+    assert_eq!(saving.done().map_err(|e| e.errno()), Err(Errno(16)));
+    assert_eq!(names(&bench.disk.snapshots()), ["old"]);
+}
+
+#[test]
+fn a_disk_may_be_recorded_while_a_state_is_being_saved() {
+    let bench = Bench::with_snapshots();
+    let save = begin(&bench, "x");
+    let (first, rest) = (pattern(1, 0, 2 * CELL), pattern(1, 2 * CELL, 300));
+    bench.run(save.save().write(0, &first)).expect("accepted");
+    let disk = bench.node.snapshot_create(NewSnapshot::new("disk"));
+    assert_eq!(bench.run(disk).expect("made").vmstate_size, 0);
+    bench
+        .run(save.save().write(2 * CELL, &rest))
+        .expect("accepted");
+    bench.run(save.commit()).expect("recorded");
+    assert_eq!(stored(&bench, "x"), pattern(1, 0, 2 * CELL + 300));
+}
+
+#[test]
 fn a_save_that_was_finalized_by_hand_can_be_committed() {
     let bench = Bench::with_snapshots();
     let save = begin(&bench, "x");

@@ -13,7 +13,7 @@ pub trait NodeExtension: Any {
     fn on_close(&self) -> Result<()>;
 
     /// Called when the state in the vmstate area is another than before, or none, without a write to the area: a snapshot took it or
-    /// brought it, or it was discarded; also when one of these failed. What was known of the area is void.
+    /// brought it, or it was discarded, or a discard has failed. What was known of the area is void.
     fn on_vmstate_replaced(&self) {}
 }
 

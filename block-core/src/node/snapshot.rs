@@ -108,7 +108,9 @@ impl Inner {
     async fn create_snapshot(self: Rc<Self>, new: NewSnapshot) -> Result<SnapshotInfo, Cause> {
         let act = async move |node: &Self| {
             let created = node.driver.snapshot_create(new).await;
-            node.extensions.vmstate_replaced();
+            if created.as_ref().is_ok_and(|info| info.vmstate_size > 0) {
+                node.extensions.vmstate_replaced();
+            }
             created.map_err(|e| e.cause)
         };
         self.alone_down(false, act).await
@@ -117,7 +119,9 @@ impl Inner {
     async fn go_to_snapshot(self: Rc<Self>, id_or_name: String) -> Result<(), Cause> {
         let act = async move |node: &Self| {
             let gone = node.driver.snapshot_goto(id_or_name).await;
-            node.extensions.vmstate_replaced();
+            if gone.is_ok() {
+                node.extensions.vmstate_replaced();
+            }
             gone.map_err(|e| e.cause)
         };
         self.alone_down(true, act).await

@@ -29,6 +29,8 @@ pub(crate) struct Core {
     extension: Weak<Extension>,
     /// Of [`Area::saves`]. Set by begin.
     pub(crate) number: Cell<u64>,
+    /// Of [`Area::replaced`]. Set by finalize: the state is in the area while the two are equal.
+    pub(crate) finalized_at: Cell<u64>,
     pub(crate) pool: AioTaskPool<BlockError>,
     /// Held by the one call that is at work on the save. Everything is submitted under it.
     turn: TurnLock,
@@ -86,6 +88,7 @@ impl Core {
             area: extension.area.clone(),
             extension: extension.weak(),
             number: Cell::new(0),
+            finalized_at: Cell::new(0),
             pool: AioTaskPool::new(node.handle(), options.workers),
             turn: TurnLock::new(),
             state: RefCell::default(),

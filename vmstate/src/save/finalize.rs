@@ -45,6 +45,7 @@ impl Core {
         };
         if result.is_ok() {
             self.area.finalized.set(Some(self.length.get()));
+            self.finalized_at.set(self.area.replaced.get());
         }
         let gone = {
             let mut state = self.state.borrow_mut();

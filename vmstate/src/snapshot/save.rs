@@ -78,7 +78,7 @@ impl SnapshotSave {
     ///
     /// # Errors
     /// The first one, once, and no snapshot was made; in its cause [`Cause::Leaked`] where what was written could not be dropped either.
-    /// `EBUSY` where the state was finalized by hand and another save has begun since.
+    /// `EBUSY` where the state is no longer in the area: it was finalized by hand and another save has begun, or a snapshot was gone to.
     pub async fn commit(mut self) -> Result<SnapshotInfo> {
         if let Err(error) = self.save.finalize().await {
             return Err(self.give_up(error).await);
@@ -160,15 +160,23 @@ impl Rest {
     }
 
     async fn flush_and_create(&self, new: NewSnapshot) -> Result<SnapshotInfo> {
-        if self.flight.is_none() {
-            let busy = Cause::Os(crate::EBUSY);
-            return Err(BlockError::new(Op::SnapshotCreate, 0, 0, busy));
-        }
+        self.check_state_is_there()?;
         self.node.flush().await?;
         if self.core.cancel.is_cancelled() {
             return Err(self.core.error_here(Cause::Cancelled));
         }
+        self.check_state_is_there()?;
         self.node.snapshot_create(new).await
+    }
+
+    /// What was finalized is what would be recorded: no other save has begun, no snapshot has taken or replaced it.
+    fn check_state_is_there(&self) -> Result<()> {
+        let (core, area) = (&self.core, &self.core.area);
+        if self.flight.is_some() && core.finalized_at.get() == area.replaced.get() {
+            return Ok(());
+        }
+        let busy = Cause::Os(crate::EBUSY);
+        Err(BlockError::new(Op::SnapshotCreate, 0, 0, busy))
     }
 
     /// Drops what was written. `error` comes back, with the news that it could not be dropped, if so.
