@@ -5,8 +5,12 @@ use super::image::Image;
 use super::offset::GuestOffset;
 use super::options::Qcow2Options;
 use super::tree::Tree;
-use block_core::{BlockChild, BlockDriver, BlockError, BlockLimits, Cause, Children, DiskOffset};
-use block_core::{IoVector, Op, RangeLimits, ReadVector, Result, VmstateLimits, WriteFlags};
+use block_core::{
+    BlockChild, BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, Children, DiskOffset,
+};
+use block_core::{
+    IoVector, Op, RangeLimits, ReadVector, Result, VmstateLimits, WriteFlags, ZeroFlags,
+};
 use std::rc::Rc;
 
 /// A qcow2 image.
@@ -99,6 +103,47 @@ impl BlockDriver for Qcow2Driver {
             return Ok(());
         }
         during(Op::Flush, 0, 0, self.image.commit().await)
+    }
+
+    async fn pwrite_zeroes(&self, at: DiskOffset, len: u64, flags: ZeroFlags) -> Result<()> {
+        let result = match self.image.check_writable() {
+            Ok(()) => {
+                let tree = &Tree::Active;
+                let zeroed = self
+                    .image
+                    .zero_guest(tree, GuestOffset(at.0), len, flags.may_unmap);
+                zeroed.await
+            }
+            refused => refused,
+        };
+        during(Op::WriteZeroes, at.0, len, result)
+    }
+
+    async fn pdiscard(&self, at: DiskOffset, len: u64) -> Result<()> {
+        let result = match self.image.check_writable() {
+            Ok(()) => {
+                let tree = &Tree::Active;
+                self.image.discard_guest(tree, GuestOffset(at.0), len).await
+            }
+            refused => refused,
+        };
+        during(Op::Discard, at.0, len, result)
+    }
+
+    async fn block_status(&self, at: DiskOffset, len: u64) -> Result<BlockStatus> {
+        let inside = self.inside(at, len);
+        let result = match self.image.closed.get() {
+            true => Err(Cause::Closed),
+            false if inside == 0 => Ok(BlockStatus {
+                len,
+                data: false,
+                zero: true,
+                allocated: true,
+                map: None,
+            }),
+            false => self.image.status(GuestOffset(at.0), inside).await,
+        };
+        during(Op::BlockStatus, at.0, len, result)
     }
 
     fn vmstate(&self) -> Option<VmstateLimits> {

@@ -30,6 +30,8 @@
 //! |---|---|
 //! | which table a guest's byte goes through; where it is | `tree.rs`, `mapping.rs` |
 //! | reading, writing, copy on write | `read.rs`, `write.rs` |
+//! | zeroes, discards, what is dropped | `zero.rs` |
+//! | block status | `status.rs` |
 //! | who may touch which clusters meanwhile | `locks.rs` |
 //! | that nothing is written over a table | `tables.rs` |
 //! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
@@ -75,9 +77,11 @@ mod read;
 mod refcounts;
 mod root_table; // the L1 table and the reftable
 mod snapshot;
+mod status; // what is known without reading
 mod tables; // where they are, so that nothing is written over one
 mod tree; // which L1 table
 mod write;
+mod zero;
 
 pub use create::{Backing, CreateOptions, DataFile, OptionError, Version, create};
 pub use driver::Qcow2Driver;

@@ -37,6 +37,27 @@ impl Image {
         Ok(())
     }
 
+    /// The same for a caller that holds the clusters exclusively.
+    pub(super) async fn write_mapped(
+        &self,
+        tree: &Tree,
+        at: GuestOffset,
+        src: IoVector,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < src.len() {
+            self.make_room().await?;
+            let here = GuestOffset(at.0 + done);
+            let len = (src.len() - done).min(self.within_slice(here));
+            let piece = src.slice(done..done + len);
+            done += match self.write_in_place(tree, here, &piece).await? {
+                Some(written) => written,
+                None => self.write_allocating(tree, here, piece).await?,
+            };
+        }
+        Ok(())
+    }
+
     /// Writes the first bytes of `src`, which lies within one slice of an L2 table; how many.
     async fn write_some(&self, tree: &Tree, at: GuestOffset, src: IoVector) -> Result<u64> {
         let clusters = self.lock_numbers(tree, at, src.len());

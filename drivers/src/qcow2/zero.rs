@@ -1,0 +1,285 @@
+//! Zeroes and discards: QEMU's `qcow2_subcluster_zeroize` and `qcow2_cluster_discard`.
+//!
+//! | a whole cluster that is | zeroes | discard | drop |
+//! |---|---|---|---|
+//! | unallocated | zero | stays; zero over a backing file | stays |
+//! | zero | zero; without its host cluster if it may be unmapped | zero, without its host cluster | unallocated |
+//! | data | zero, its host cluster stays for later writes unless it may be unmapped | zero (version 3), unallocated (2) | unallocated |
+//! | compressed | zero | zero (3), unallocated (2) | unallocated |
+//!
+//! What a cluster used is let go only when the entry that led to it has changed on disk: see `commit.rs`.
+
+use super::Result;
+use super::entry::{Cluster, L1Entry, Subcluster, Subclusters};
+use super::image::Image;
+use super::offset::GuestOffset;
+use super::tree::Tree;
+use block_core::{Cause, DiskOffset, IoVector, SharedBuf, ZeroFlags};
+use std::ops::Range;
+
+/// What a cluster becomes.
+#[derive(Clone, Copy)]
+enum Change {
+    /// Zeroes, whole or by subclusters.
+    Zero { may_unmap: bool },
+    /// Nothing that matters; it reads as zeroes where the format can say so.
+    Discard,
+    /// Nothing at all.
+    Drop,
+}
+
+impl Image {
+    /// Makes whole subclusters read as zeroes. `at` and `len` are multiples of the subcluster size.
+    ///
+    /// Errors: [`Cause::NotSupported`] for version 2, which has no zero clusters; nothing has changed then.
+    pub(super) async fn zero_guest(
+        &self,
+        tree: &Tree,
+        at: GuestOffset,
+        len: u64,
+        may_unmap: bool,
+    ) -> Result<()> {
+        if self.geometry.version() < 3 {
+            return Err(Cause::NotSupported);
+        }
+        self.change_guest(tree, at, len, Change::Zero { may_unmap })
+            .await
+    }
+
+    /// The content of whole clusters no longer matters. `at` and `len` are multiples of the cluster size.
+    ///
+    /// Errors: [`Cause::NotSupported`] where the backing file would show through: in version 2, which has no zero clusters. Nothing has
+    /// changed then.
+    pub(super) async fn discard_guest(&self, tree: &Tree, at: GuestOffset, len: u64) -> Result<()> {
+        if self.geometry.version() < 3 && self.backing.is_there() {
+            return Err(Cause::NotSupported);
+        }
+        self.change_guest(tree, at, len, Change::Discard).await
+    }
+
+    /// Slice by slice, each under its lock.
+    async fn change_guest(
+        &self,
+        tree: &Tree,
+        at: GuestOffset,
+        len: u64,
+        change: Change,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < len {
+            self.make_room().await?;
+            let here = GuestOffset(at.0 + done);
+            let piece = (len - done).min(self.within_slice(here));
+            let clusters = self.lock_numbers(tree, here, piece);
+            let _lock = self.locks.exclusive(clusters).await;
+            self.change_slice(tree, here, piece, change).await?;
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// The same as [`Image::zero_guest`] for a caller that holds the clusters.
+    pub(super) async fn zero_mapped(&self, tree: &Tree, at: GuestOffset, len: u64) -> Result<()> {
+        let mut done = 0;
+        while done < len {
+            self.make_room().await?;
+            let here = GuestOffset(at.0 + done);
+            let piece = (len - done).min(self.within_slice(here));
+            let change = Change::Zero { may_unmap: false };
+            self.change_slice(tree, here, piece, change).await?;
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Changes what lies within one slice of an L2 table. The caller holds the clusters exclusively.
+    async fn change_slice(
+        &self,
+        tree: &Tree,
+        at: GuestOffset,
+        len: u64,
+        change: Change,
+    ) -> Result<()> {
+        self.change_data_file(at, len, change).await?;
+        let stays = !matches!(change, Change::Zero { .. }) && !self.reads_backing(change);
+        if stays && self.l2_slice(tree, at).await?.is_none() {
+            return Ok(()); // nothing is allocated, and nothing shows through
+        }
+        let (slice, index) = self.writable_l2_slice(tree, at).await?;
+        let geometry = &self.geometry;
+        let mut parts_of_compressed = Vec::new();
+        let mut done = 0;
+        for index in index.. {
+            if done >= len {
+                break;
+            }
+            let inside = geometry.in_cluster(at.0 + done);
+            let piece = (len - done).min(geometry.cluster_size() - inside);
+            let guest = GuestOffset(at.0 + done - inside);
+            let old = self.decode(&slice, index, guest)?;
+            match self.changed(&old, inside..inside + piece, change) {
+                Some(new) if new != old => {
+                    self.set_entry(&slice, index, new);
+                    if new.host() != old.host() || matches!(old, Cluster::Compressed { .. }) {
+                        self.free_cluster(&old);
+                    }
+                }
+                Some(_) => {}
+                None => parts_of_compressed.push((GuestOffset(at.0 + done), piece)),
+            }
+            done += piece;
+        }
+        drop(slice);
+        for (at, len) in parts_of_compressed {
+            self.write_zeroes_mapped(tree, at, len).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the backing file would show through what a change leaves unallocated.
+    fn reads_backing(&self, change: Change) -> bool {
+        matches!(change, Change::Discard) && self.backing.is_there()
+    }
+
+    /// What becomes of a cluster whose bytes `part` are changed; `None` where it has to be written.
+    fn changed(&self, old: &Cluster, part: Range<u64>, change: Change) -> Option<Cluster> {
+        let geometry = &self.geometry;
+        let zero = Cluster::Zero {
+            preallocated: None,
+            copied: false,
+        };
+        match change {
+            Change::Drop => Some(Cluster::Unallocated),
+            Change::Discard if *old == Cluster::Unallocated && !self.backing.is_there() => {
+                Some(*old)
+            }
+            Change::Discard if geometry.version() < 3 => Some(Cluster::Unallocated),
+            Change::Discard => Some(zero),
+            Change::Zero { may_unmap } => {
+                let whole = part == (0..geometry.cluster_size());
+                let compressed = matches!(old, Cluster::Compressed { .. });
+                if whole && (may_unmap || compressed) {
+                    return Some(zero);
+                }
+                if compressed {
+                    return None;
+                }
+                Some(zeroed(geometry, old, part))
+            }
+        }
+    }
+
+    /// Where the data file must read as the disk does, it is changed first; else it is told what is not needed any more.
+    async fn change_data_file(&self, at: GuestOffset, len: u64, change: Change) -> Result<()> {
+        let Some(data) = &self.data else {
+            return Ok(());
+        };
+        let may_unmap = match change {
+            Change::Zero { may_unmap } => may_unmap,
+            Change::Discard => true,
+            Change::Drop => return Ok(()),
+        };
+        let done = match (self.header.data_file_raw(), change) {
+            (true, _) => {
+                let flags = ZeroFlags {
+                    may_unmap,
+                    ..ZeroFlags::default()
+                };
+                let child = data.child();
+                child.pwrite_zeroes(DiskOffset(at.0), len, flags).await
+            }
+            (false, Change::Discard) => data.child().pdiscard(DiskOffset(at.0), len).await,
+            (false, _) => Ok(()),
+        };
+        done.map_err(|e| e.cause)
+    }
+
+    /// Writes zero bytes inside one cluster. The caller holds it exclusively.
+    async fn write_zeroes_mapped(&self, tree: &Tree, at: GuestOffset, len: u64) -> Result<()> {
+        let memory = self.data_file().child().limits().memory_alignment as usize;
+        let zeroes = block_core::IoBuf::zeroed(len as usize, memory); // at most 2 MiB
+        let zeroes: SharedBuf = zeroes.map_err(super::commit::out_of_memory)?.freeze();
+        self.write_mapped(tree, at, IoVector::from(zeroes)).await
+    }
+
+    /// Drops everything that is mapped from `from` to the end of the L1 table: nothing is allocated there afterwards. `from` is a
+    /// multiple of the cluster size. The caller holds the clusters exclusively. QEMU's full discard.
+    ///
+    /// L2 tables that map nothing before `from` go too. On an error some of it may be left.
+    pub(super) async fn drop_mapped(&self, tree: &Tree, from: GuestOffset) -> Result<()> {
+        let mut index = self.geometry.l1_index(from);
+        let start = self.geometry.l1_start(index);
+        if start.is_some_and(|start| start < from) {
+            self.drop_in_table(tree, from).await?;
+            index += 1;
+        }
+        while index < self.l1_len(tree) {
+            if L1Entry(self.l1_entry(tree, index)) != L1Entry::EMPTY {
+                self.make_room().await?;
+                self.drop_table(tree, index).await?;
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// Drops what an L2 table maps from `from` on; the table stays.
+    async fn drop_in_table(&self, tree: &Tree, from: GuestOffset) -> Result<()> {
+        let span = self.geometry.l2_span();
+        let end = from.0 - from.0 % span + span;
+        let mut at = from.0;
+        while at < end {
+            let here = GuestOffset(at);
+            let piece = self.within_slice(here);
+            if self.l2_slice(tree, here).await?.is_none() {
+                return Ok(());
+            }
+            self.make_room().await?;
+            self.change_slice(tree, here, piece, Change::Drop).await?;
+            at += piece;
+        }
+        Ok(())
+    }
+
+    /// Drops an L2 table with all that it maps, whoever else shares it.
+    ///
+    /// All of it is read before anything changes, so that a table that cannot be read is dropped by no half.
+    async fn drop_table(&self, tree: &Tree, index: u64) -> Result<()> {
+        let geometry = &self.geometry;
+        let Some(table) = L1Entry(self.l1_entry(tree, index)).table(geometry, index)? else {
+            return Ok(());
+        };
+        let Some(start) = geometry.l1_start(index) else {
+            return Ok(());
+        };
+        let mut clusters = Vec::new();
+        let step = geometry.l2_entries_per_slice() << geometry.cluster_bits();
+        for at in (start.0..start.0 + geometry.l2_span()).step_by(step as usize) {
+            let Some((slice, first)) = self.l2_slice(tree, GuestOffset(at)).await? else {
+                break;
+            };
+            for number in 0..geometry.l2_entries_per_slice() {
+                let guest = GuestOffset(at + (number << geometry.cluster_bits()));
+                let cluster = self.decode(&slice, first + number as usize, guest)?;
+                if cluster.host().is_some() || matches!(cluster, Cluster::Compressed { .. }) {
+                    clusters.push(cluster);
+                }
+            }
+        }
+        self.set_l1_entry(tree, index, L1Entry::EMPTY.0);
+        for cluster in &clusters {
+            self.free_cluster(cluster);
+        }
+        let table = geometry.cluster_of(table);
+        self.free(table..table + 1);
+        Ok(())
+    }
+}
+
+/// The cluster with the subclusters of its bytes `part` as zeroes, and its host cluster kept.
+fn zeroed(geometry: &super::geometry::Geometry, old: &Cluster, part: Range<u64>) -> Cluster {
+    let size = geometry.subcluster_size();
+    let range = (part.start / size) as u32..part.end.div_ceil(size) as u32; // at most 32
+    let subclusters: Subclusters = old.subclusters(geometry).with(range, Subcluster::Zero);
+    Cluster::of(geometry, old.host(), old.copied(), subclusters)
+}
