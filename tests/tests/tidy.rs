@@ -37,7 +37,7 @@ const NEEDS: [(&str, &[&str], &[&str]); 4] = [
     (
         "block-drivers",
         &["aio-task", "block-core", "nix", "rustix"],
-        &[],
+        &["flate2", "ruzstd"],
     ),
     (
         "vmstate",
