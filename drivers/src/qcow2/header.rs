@@ -326,6 +326,12 @@ impl Header {
         self.size & !511
     }
 
+    /// The backing file's name. An empty one is none, as in QEMU.
+    pub(crate) fn backing_file_name(&self) -> Option<&Name> {
+        let name = self.backing_file.as_ref();
+        name.filter(|name| !name.as_os_str().is_empty())
+    }
+
     /// Refcounts may be wrong: the last user with lazy refcounts did not come to its end.
     pub(crate) const fn is_dirty(&self) -> bool {
         self.incompatible & incompatible::DIRTY != 0

@@ -37,6 +37,7 @@
 //! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
 //! | **the order on disk** | `commit.rs` |
 //! | a new image | `create.rs`, `create/` |
+//! | an image with its data file and backing files | `chain.rs`, `chain/` |
 //! | opening and closing; what is dropped before writing | `open.rs`, `bitmaps.rs` |
 //!
 //! # Order
@@ -56,6 +57,7 @@ mod allocate; // free clusters, found and taken
 mod backing; // what shows through
 mod bitmaps; // dropped before the first write
 mod cache; // slices of tables in memory
+mod chain; // an image with all that it stands on
 pub mod codec; // zlib and zstd
 mod commit; // the order on disk
 mod compressed; // compressed clusters
@@ -83,6 +85,9 @@ mod tree; // which L1 table
 mod write;
 mod zero;
 
+pub use chain::{
+    ChainError, ChainOptions, ImageFormat, MAX_CHAIN, MissingFormat, NamedFile, Permit, open_image,
+};
 pub use create::{Backing, CreateOptions, DataFile, OptionError, Version, create};
 pub use driver::Qcow2Driver;
 pub use error::{Feature, Qcow2Error, Table};

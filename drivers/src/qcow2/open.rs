@@ -154,7 +154,7 @@ impl Image {
 }
 
 fn backing(header: &Header, wanted: BackingFile) -> Result<Backing, Qcow2Error> {
-    let Some(name) = &header.backing_file else {
+    let Some(name) = header.backing_file_name() else {
         return Ok(Backing::None);
     };
     match wanted {
