@@ -1,13 +1,15 @@
 //! Makes an image: `qemu-img create`, QEMU's `qcow2_co_create`.
 //!
 //! 1. All options are checked, and the header with its names is built: nothing has been written yet.
-//! 2. The file is cut to length 0, and made as long as the image. What cannot be cut (a device) gets zeroes instead, its first cluster
-//!    first, so that an older image in it is gone before its tables are.
+//! 2. The file is cut to length 0, and made as long as the image. What cannot be cut (a device) gets zeroes instead. An older image in it
+//!    is one no more, and that is stable, before its tables change.
 //! 3. Refcount blocks, refcount table, L2 tables and L1 table are written, in the file's order and each once.
 //! 4. Flush. The header is written. Flush. A crash before this leaves a file that is no image.
 
 mod layout;
 mod options;
+#[cfg(test)]
+mod tests;
 
 pub use self::options::{Backing, CreateOptions, DataFile, OptionError, Version};
 
@@ -21,7 +23,7 @@ use super::header::extensions::Extensions;
 use super::header::features::{self, autoclear, compatible, incompatible};
 use super::name::Name;
 use super::offset::HostOffset;
-use block_core::{BlockChild, DiskOffset, Preallocation, Truncate, WriteFlags, ZeroFlags};
+use block_core::{BlockChild, Cause, DiskOffset, Preallocation, Truncate, WriteFlags, ZeroFlags};
 use std::os::unix::ffi::OsStrExt;
 
 /// Smaller clusters get no feature name table, as in QEMU: it would fill most of the header's.
@@ -31,6 +33,9 @@ const PIECE: usize = 1 << 20;
 
 /// Makes an image in `file`, whose content is lost. `data_file` is the external data file, of which the same is true, where
 /// [`CreateOptions::data_file`] names one. Memory: 1 MiB and a cluster.
+///
+/// A data file becomes exactly as long as the disk, so that a raw one is the disk byte for byte (qemu-img rounds up to clusters where it
+/// preallocates).
 ///
 /// Both must be attached with the permissions "write" and "resize". The backing file is not looked at.
 ///
@@ -48,23 +53,16 @@ pub async fn create(
         _ => {}
     }
     let cluster_size = plan.geometry.cluster_size();
+    let old_bytes = remove_old(file, cluster_size).await?;
     if let Some(data_file) = data_file {
         resize(data_file, Table::Data, 0, Preallocation::Off).await?;
         resize(data_file, Table::Data, plan.size, plan.of_the_data()).await?;
     }
-    resize(file, Table::Header, 0, Preallocation::Off).await?;
-    let is_empty = file.length().await.map_err(io(Table::Header))? == 0;
-    resize(
-        file,
-        Table::Header,
-        plan.layout.total * cluster_size,
-        plan.of_the_file(),
-    )
-    .await?;
-    if !is_empty {
-        zero(file, 0, cluster_size).await?;
-        file.flush().await.map_err(io(Table::Header))?;
-        zero(file, cluster_size, (plan.layout.data_at - 1) * cluster_size).await?;
+    let len = plan.layout.total * cluster_size;
+    resize(file, Table::Header, len, plan.of_the_file()).await?;
+    if old_bytes {
+        let tables = (plan.layout.data_at - 1) * cluster_size;
+        zero(file, cluster_size, tables).await?;
     }
     plan.write_refcounts(file).await?;
     plan.write_mapping(file).await?;
@@ -75,6 +73,21 @@ pub async fn create(
     let header = file.pwrite(DiskOffset(0), &plan.header, WriteFlags::default());
     header.await.map_err(io(Table::Header))?;
     file.flush().await.map_err(io(Table::Header))
+}
+
+/// Makes sure that an older image in the file is one no more, before anything else of it changes. True if it has bytes left.
+async fn remove_old(file: &BlockChild, cluster_size: u64) -> Result<bool, Qcow2Error> {
+    let length = || async { file.length().await.map_err(io(Table::Header)) };
+    if length().await? == 0 {
+        return Ok(false);
+    }
+    resize(file, Table::Header, 0, Preallocation::Off).await?;
+    let rest = length().await?;
+    if rest > 0 {
+        zero(file, 0, cluster_size.min(rest)).await?;
+    }
+    file.flush().await.map_err(io(Table::Header))?;
+    Ok(rest > 0)
 }
 
 /// All that is known before the first write.
@@ -261,7 +274,7 @@ fn header(options: &CreateOptions, geometry: Geometry, layout: &Layout, size: u6
     }
 }
 
-/// Makes the file `len` bytes long. A device keeps its length, and is an error where it is shorter.
+/// Makes the file `len` bytes long. What cannot change its length, as a device, keeps it, and is an error where it is shorter.
 async fn resize(
     file: &BlockChild,
     what: Table,
@@ -273,7 +286,15 @@ async fn resize(
         exact: false,
         preallocation,
     };
-    file.truncate(to).await.map_err(io(what))
+    match file.truncate(to).await {
+        Err(error) if error.cause == Cause::NotSupported => {
+            match file.length().await.map_err(io(what))? >= len {
+                true => Ok(()),
+                false => Err(io(what)(error)),
+            }
+        }
+        result => result.map_err(io(what)),
+    }
 }
 
 async fn zero(file: &BlockChild, at: u64, len: u64) -> Result<(), Qcow2Error> {
