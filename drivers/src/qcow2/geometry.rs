@@ -10,7 +10,7 @@
 //!
 //! Nothing here reads a file. Every function is total: what does not fit comes back as `None`.
 
-use super::error::Qcow2Error;
+use super::error::{Qcow2Error, Table};
 use super::offset::{GuestOffset, HostOffset};
 
 /// Smallest cluster, 512 bytes (QEMU's `MIN_CLUSTER_BITS`).
@@ -162,6 +162,24 @@ impl Geometry {
         (self.in_cluster(at.0) / self.subcluster_size()) as u32 // below 32
     }
 
+    /// Where the guest's cluster that starts at `guest` is in an external data file: at its own offset.
+    ///
+    /// Errors: [`Qcow2Error::Outside`] from 2^56 on, which is more than an L2 entry can name. The disk may be larger.
+    pub(crate) const fn data_file_place(
+        &self,
+        guest: GuestOffset,
+    ) -> Result<HostOffset, Qcow2Error> {
+        if guest.0 > MAX_HOST_OFFSET {
+            return Err(Qcow2Error::Outside {
+                what: Table::Data,
+                offset: guest.0,
+                bytes: self.cluster_size(),
+                end: MAX_HOST_OFFSET + 1,
+            });
+        }
+        Ok(HostOffset(guest.0))
+    }
+
     // ---- L1 and L2 ----------------------------------------------------------------------------------------------------------------
 
     /// Bytes of an L2 entry: 8, or 16 with extended L2.
@@ -265,9 +283,12 @@ impl Geometry {
         clusters.saturating_mul(self.cluster_size() / TABLE_ENTRY_SIZE)
     }
 
-    /// The first host cluster that no reftable allowed here can count.
+    /// The first host cluster that no reftable allowed here can count, or no entry can name.
     pub(crate) const fn max_host_clusters(&self) -> u64 {
-        (MAX_REFTABLE_BYTES / TABLE_ENTRY_SIZE).saturating_mul(self.refcounts_per_block())
+        let counted =
+            (MAX_REFTABLE_BYTES / TABLE_ENTRY_SIZE).saturating_mul(self.refcounts_per_block());
+        let named = (MAX_HOST_OFFSET + 1) >> self.cluster_bits;
+        if counted < named { counted } else { named }
     }
 
     /// Refcount number `index` of `block`, the bytes of a refcount block or of a slice of one; `None` where they end before it
@@ -457,6 +478,21 @@ mod tests {
         }
         assert_eq!(g.vmstate_start(i64::MAX as u64), None, "behind 2^63 - 1");
         assert_eq!(g.vmstate_start(u64::MAX), None);
+    }
+
+    #[test]
+    fn what_an_entry_cannot_name_is_neither_allocated_nor_in_a_data_file() {
+        for g in each() {
+            let end = g.max_host_clusters() << g.cluster_bits();
+            assert!(end <= 1 << 56, "{g:?}");
+            let last = GuestOffset((1 << 56) - g.cluster_size());
+            assert_eq!(g.data_file_place(last), Ok(HostOffset(last.0)));
+            for at in [1 << 56, 1 << 60] {
+                let place = g.data_file_place(GuestOffset(at));
+                assert!(matches!(place, Err(Qcow2Error::Outside { .. })));
+            }
+        }
+        assert_eq!(geometry(9, 6, false).max_host_clusters(), 1 << 26);
     }
 
     #[test]

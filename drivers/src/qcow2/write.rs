@@ -129,7 +129,7 @@ impl Image {
         let (host, taken) = match (reused, &self.data) {
             (Some(host), _) => (host, None),
             // In an external data file every cluster is at its own offset.
-            (None, Some(_)) => (HostOffset(first.0), None),
+            (None, Some(_)) => (geometry.data_file_place(first)?, None),
             (None, None) => {
                 let taken = self.allocate(Wanted::UpTo(old.len() as u64)).await?;
                 old.truncate((taken.end - taken.start) as usize);

@@ -80,15 +80,13 @@ impl Layout {
         let l2_at = l1_at + l1;
         let data_at = l2_at + l2_tables;
         let total = data_at + data;
-        if geometry
-            .cluster_start(total)
-            .is_none_or(|end| end.0 > MAX_HOST_OFFSET)
-        {
+        let end = total.max(guest_clusters);
+        if end > (MAX_HOST_OFFSET + 1) >> geometry.cluster_bits() {
             return Err(Qcow2Error::Outside {
                 what: Table::Data,
-                offset: size,
-                bytes: 0,
-                end: MAX_HOST_OFFSET,
+                offset: 0,
+                bytes: end.saturating_mul(geometry.cluster_size()),
+                end: MAX_HOST_OFFSET + 1,
             });
         }
         Ok(Self {
@@ -181,5 +179,9 @@ mod tests {
         ));
         let far = Layout::new(&geometry(21, 0), 1 << 61, true);
         assert!(matches!(far, Err(Qcow2Error::Outside { .. })), "{far:?}");
+        let data_file = Geometry::new(3, 21, 4, false, true).expect("in range");
+        let far = Layout::new(&data_file, (1 << 56) + 1, true);
+        assert!(matches!(far, Err(Qcow2Error::Outside { .. })), "{far:?}");
+        assert!(Layout::new(&data_file, 1 << 56, true).is_ok());
     }
 }
