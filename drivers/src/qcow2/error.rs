@@ -309,6 +309,16 @@ pub enum Qcow2Error {
         value: u64,
     },
 
+    /// An entry of the bitmap directory is wrong.
+    BitmapEntry {
+        /// Its index.
+        index: u32,
+        /// In words.
+        reason: &'static str,
+        /// The field in question.
+        value: u64,
+    },
+
     // ---- Neither the image's fault --------------------------------------------------------------------------------------------------
     /// The options given to [`create`](super::create()) contradict each other, or the format.
     Options(super::OptionError),
@@ -535,6 +545,11 @@ impl fmt::Display for Qcow2Error {
                 value,
             } => write!(f, "snapshot table entry {index}: {reason} ({value})"),
             Self::Options(error) => error.fmt(f),
+            Self::BitmapEntry {
+                index,
+                reason,
+                value,
+            } => write!(f, "bitmap directory entry {index}: {reason} ({value})"),
             Self::OutOfMemory { what, bytes } => {
                 write!(f, "no memory for {bytes} bytes of the {what}")
             }

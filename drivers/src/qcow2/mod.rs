@@ -58,6 +58,7 @@ mod backing; // what shows through
 mod bitmaps; // dropped before the first write
 mod cache; // slices of tables in memory
 mod chain; // an image with all that it stands on
+mod check; // qemu-img check
 pub mod codec; // zlib and zstd
 mod commit; // the order on disk
 mod compressed; // compressed clusters
@@ -88,6 +89,7 @@ mod zero;
 pub use chain::{
     ChainError, ChainOptions, ImageFormat, MAX_CHAIN, MissingFormat, NamedFile, Permit, open_image,
 };
+pub use check::{CheckReport, Finding, MAX_FINDINGS, RepairLevel, check, repair};
 pub use create::{Backing, CreateOptions, DataFile, OptionError, Version, create};
 pub use driver::Qcow2Driver;
 pub use error::{Feature, Qcow2Error, Table};

@@ -1,0 +1,99 @@
+//! Checking and repairing an image: what `qemu-img check` does, with its numbers.
+//!
+//! 1. [`check`] reads the header, and from there every table (`walk`): the active L1 table, the snapshots', the L2 tables, the bitmaps, the
+//!    refcount table. It counts how often each cluster of the file is used (`counts`).
+//! 2. It compares the counts with the refcounts on disk (`refcounts`), and the COPIED flags with these (`copied`).
+//! 3. [`repair`] puts right what is wrong, in an order in which a crash makes nothing worse (`repair`, `rebuild`).
+//!
+//! The image must not be in use by anybody else meanwhile. An external data file and backing files are not looked at.
+//!
+//! Memory: one L2 table, the refcount table, what is counted (as much as the refcount blocks of the clusters in use), and a few numbers for
+//! each L2 table and snapshot. Work: the tables, each read once or twice. Both are bounded by the file's length, whatever is in it.
+
+mod bitmaps;
+mod copied;
+mod counts;
+mod l2;
+mod rebuild;
+mod refcounts;
+mod repair;
+mod report;
+mod snapshots;
+mod source;
+mod walk;
+
+pub use report::{CheckReport, Finding, MAX_FINDINGS};
+
+use self::refcounts::Action;
+use self::snapshots::Snapshots;
+use self::source::Source;
+use self::walk::{Scope, Walk};
+use super::error::Qcow2Error;
+use super::header::{Header, Purpose};
+use block_core::BlockChild;
+
+/// What a repair may touch; `qemu-img check -r`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepairLevel {
+    /// Leaked clusters are freed, and COPIED flags set right where nothing else is wrong. Clusters that only a broken entry leads to count as
+    /// leaked, as in QEMU: of an image with corruptions a copy should be kept.
+    Leaks,
+    /// Everything that can be put right is. Where an image contradicts itself this may choose wrong.
+    All,
+}
+
+/// Checks the image in `file`. Nothing is written. `qemu-img check`.
+///
+/// Errors: the image is no qcow2 image, or so broken that it cannot be said what it uses, or it could not be read. What is wrong otherwise
+/// is in the report. Dropped: nothing is left behind.
+pub async fn check(file: &BlockChild) -> Result<CheckReport, Qcow2Error> {
+    let header = Header::read(file, Purpose::Check).await?;
+    check_file(&Source::new(file).await?, &header).await
+}
+
+/// Checks the image in `file`, puts right what `level` says, and checks again. `qemu-img check -r`.
+///
+/// The report has what is wrong afterwards, how much was put right, and the findings from before. Needs "write" and "resize" on `file`.
+///
+/// Errors: as [`check`]; what could not be written. Dropped, failed or cut by a crash: the image is not worse than before, and may be
+/// repaired again.
+pub async fn repair(file: &BlockChild, level: RepairLevel) -> Result<CheckReport, Qcow2Error> {
+    let mut header = Header::read(file, Purpose::Check).await?;
+    repair_opened(file, &mut header, level).await
+}
+
+/// [`repair`] of an image whose header has been read, as it is on disk. It is up to date afterwards: tables may have moved, and the dirty
+/// and corrupt bits are cleared if the image is in order.
+///
+/// For an open that finds the dirty bit: with [`RepairLevel::All`], and no open if the report has check errors.
+pub(crate) async fn repair_opened(
+    file: &BlockChild,
+    header: &mut Header,
+    level: RepairLevel,
+) -> Result<CheckReport, Qcow2Error> {
+    let source = Source::new(file).await?;
+    repair::repair_file(&source, header, level).await
+}
+
+/// Looks at everything once.
+async fn check_file(source: &Source<'_>, header: &Header) -> Result<CheckReport, Qcow2Error> {
+    let mut report = report::CheckReport::default();
+    let snapshots = Snapshots::read(source, header, false, &mut report).await?;
+    let mut walk = Walk::new(source, header, &snapshots, Scope::Everything).await?;
+    let mut refcounts = walk.disk_refcounts();
+    let compared = refcounts
+        .compare(&walk.counts, Action::Report, &mut walk.report)
+        .await?;
+    walk.check_copied(header, &mut refcounts, false).await?;
+    report.findings.append(&mut walk.report.findings);
+    report.findings.truncate(MAX_FINDINGS);
+    Ok(CheckReport {
+        corruptions: walk.report.corruptions + snapshots.wrong,
+        image_end_offset: compared
+            .end
+            .max(1)
+            .saturating_mul(header.geometry.cluster_size()),
+        findings: report.findings,
+        ..walk.report
+    })
+}

@@ -1,0 +1,275 @@
+//! Putting right what a check finds. QEMU's `qcow2_co_check_locked` with a fix, in an order of our own:
+//!
+//! 1. Too many snapshots are dropped from the header: their clusters are leaked then, and found as such.
+//! 2. Preallocated clusters at impossible places become plain zeroes.
+//! 3. Everything is counted. A snapshot table that has to be written anew gets a place behind the file's end.
+//! 4. Refcounts that are too low are raised; where their structures are not fit to be changed, new ones are built.
+//! 5. The new snapshot table is written, and the header leads to it.
+//! 6. Refcounts that are too high are lowered.
+//! 7. The COPIED flags follow the refcounts.
+//! 8. Everything is checked again. If nothing is wrong any more, the dirty and the corrupt bit are cleared.
+//!
+//! A flush lies between any two of them. After a crash between any two writes no cluster is counted less often than before or than it is
+//! used, and no table is lost that was there: the next repair goes on.
+
+use super::counts::Counts;
+use super::rebuild::{rebuild, write_tables};
+use super::refcounts::{Action, Compared, DiskRefcounts};
+use super::report::CheckReport;
+use super::snapshots::Snapshots;
+use super::source::Source;
+use super::walk::{Scope, Walk};
+use super::{RepairLevel, check_file};
+use crate::qcow2::error::{Qcow2Error, Table};
+use crate::qcow2::geometry::Geometry;
+use crate::qcow2::header::features::incompatible;
+use crate::qcow2::header::{FEATURE_FIELDS_AT, Header};
+use crate::qcow2::offset::HostOffset;
+use crate::qcow2::snapshot::table::serialise;
+
+/// Checks the image in `source`, repairs it, and checks it again. `header` is as it is on disk before, and after.
+pub(super) async fn repair_file(
+    source: &Source<'_>,
+    header: &mut Header,
+    level: RepairLevel,
+) -> Result<CheckReport, Qcow2Error> {
+    let found = match level {
+        RepairLevel::Leaks => repair_leaks(source, header).await?,
+        RepairLevel::All => repair_all(source, header).await?,
+    };
+    source.flush(Table::Header).await?;
+    let mut left = check_file(source, header).await?;
+    left.check_errors += found.check_errors;
+    left.corruptions_fixed = found.corruptions_fixed;
+    left.leaks_fixed = found.leaks_fixed;
+    left.needs_rebuild = found.needs_rebuild;
+    left.findings = found.findings;
+    let wrong = incompatible::DIRTY | incompatible::CORRUPT;
+    if left.corruptions == 0 && left.check_errors == 0 && header.incompatible & wrong != 0 {
+        let mut new = header.clone();
+        new.incompatible &= !wrong;
+        let fields = new.feature_fields();
+        source
+            .write(Table::Header, FEATURE_FIELDS_AT, &fields)
+            .await?;
+        source.flush(Table::Header).await?;
+        *header = new;
+    }
+    Ok(left)
+}
+
+/// Frees what is leaked, and sets the COPIED flags right if nothing else is wrong.
+async fn repair_leaks(source: &Source<'_>, header: &Header) -> Result<CheckReport, Qcow2Error> {
+    let mut report = CheckReport::default();
+    let snapshots = Snapshots::read(source, header, false, &mut report).await?;
+    let mut walk = Walk::new(source, header, &snapshots, Scope::Everything).await?;
+    let mut refcounts = walk.disk_refcounts();
+    let compared = refcounts
+        .compare(&walk.counts, Action::Report, &mut walk.report)
+        .await?;
+    if walk.rebuild || compared.zero || compared.no_block {
+        walk.report.check_errors += 1;
+        walk.report.needs_rebuild = true;
+    } else {
+        lower(&mut walk, &mut refcounts).await?;
+        let safe = walk.report.is_clean();
+        walk.check_copied(header, &mut refcounts, safe).await?;
+    }
+    Ok(with(report, walk.report))
+}
+
+/// Puts right what can be put right.
+async fn repair_all(source: &Source<'_>, header: &mut Header) -> Result<CheckReport, Qcow2Error> {
+    let mut report = CheckReport::default();
+    let snapshots = Snapshots::read(source, header, true, &mut report).await?;
+    if snapshots.overhang != 0 {
+        let mut new = header.clone();
+        new.snapshots = snapshots.list.len() as u32; // at most 65536
+        write_tables(source, &new).await?;
+        *header = new;
+        report.corruptions_fixed += u64::from(snapshots.overhang);
+    }
+
+    let mut walk = Walk::new(source, header, &snapshots, Scope::Everything).await?;
+    if walk.misplaced != 0 {
+        let fixed = walk.fix_entries().await?;
+        source.flush(Table::L2).await?;
+        report = with(report, walk.report);
+        report.corruptions = 0; // they are counted again
+        report.corruptions_fixed += fixed;
+        walk = Walk::new(source, header, &snapshots, Scope::Everything).await?;
+    }
+
+    let mut refcounts = walk.disk_refcounts();
+    let compared = refcounts
+        .compare(&walk.counts, Action::Report, &mut walk.report)
+        .await?;
+    let new_table = match snapshots.wrong {
+        0 => None,
+        _ => Some(NewTable::place(
+            header.geometry,
+            &snapshots,
+            &mut walk.counts,
+        )?),
+    };
+    let mut rebuild = walk.rebuild || compared.no_block;
+    if !rebuild && new_table.is_some() {
+        rebuild = !is_covered(&mut refcounts, &walk.counts).await?;
+    }
+    if rebuild {
+        walk = build_anew(source, header, &snapshots, new_table.as_ref(), walk.report).await?;
+        refcounts = DiskRefcounts::new(source, header.geometry, walk.reftable.clone());
+    } else {
+        let raised = raise(&mut walk, &mut refcounts).await?;
+        walk.report.corruptions_fixed += raised.changed;
+        walk.report.corruptions = walk.report.corruptions.saturating_sub(raised.changed);
+    }
+
+    if let Some(table) = new_table {
+        table.write(source, header, &mut walk.counts).await?;
+        walk.report.corruptions_fixed += snapshots.wrong;
+    }
+    lower(&mut walk, &mut refcounts).await?;
+    walk.check_copied(header, &mut refcounts, true).await?;
+    Ok(with(report, walk.report))
+}
+
+/// Refcounts that are too low are raised, and stable.
+async fn raise(
+    walk: &mut Walk<'_, '_>,
+    refcounts: &mut DiskRefcounts<'_, '_>,
+) -> Result<Compared, Qcow2Error> {
+    let raised = refcounts
+        .compare(&walk.counts, Action::Raise, &mut walk.report)
+        .await?;
+    walk.source.flush(Table::RefcountBlock).await?;
+    Ok(raised)
+}
+
+/// Refcounts that are too high are lowered, and stable. What leads to the clusters no more was stable before.
+async fn lower(
+    walk: &mut Walk<'_, '_>,
+    refcounts: &mut DiskRefcounts<'_, '_>,
+) -> Result<(), Qcow2Error> {
+    let lowered = refcounts
+        .compare(&walk.counts, Action::Lower, &mut walk.report)
+        .await?;
+    walk.source.flush(Table::RefcountBlock).await?;
+    let fixed = lowered.changed.min(walk.report.leaks);
+    walk.report.leaks -= fixed;
+    walk.report.leaks_fixed += fixed;
+    Ok(())
+}
+
+/// Every cluster that is used has a refcount block.
+async fn is_covered(
+    refcounts: &mut DiskRefcounts<'_, '_>,
+    counts: &Counts,
+) -> Result<bool, Qcow2Error> {
+    let mut nothing = CheckReport::default();
+    let compared = refcounts
+        .compare(counts, Action::Report, &mut nothing)
+        .await?;
+    Ok(!compared.no_block)
+}
+
+/// Counts everything but the refcounts, builds these anew, and returns a walk that has counted them too. `before`: what was found so far.
+async fn build_anew<'a, 's>(
+    source: &'s Source<'a>,
+    header: &mut Header,
+    snapshots: &Snapshots,
+    new_table: Option<&NewTable>,
+    before: CheckReport,
+) -> Result<Walk<'a, 's>, Qcow2Error> {
+    let mut walk = Walk::new(source, header, snapshots, Scope::WithoutRefcounts).await?;
+    if let Some(table) = new_table {
+        table.count(&mut walk.counts)?;
+    }
+    rebuild(source, header, &mut walk.counts).await?;
+    let mut walk = Walk::new(source, header, snapshots, Scope::Everything).await?;
+    if let Some(table) = new_table {
+        table.count(&mut walk.counts)?;
+    }
+    // What the old structures had wrong is put right; what the new walk finds was found before.
+    let fixed = before.corruptions.saturating_sub(walk.report.corruptions);
+    walk.report.corruptions_fixed = before.corruptions_fixed + fixed;
+    walk.report.leaks_fixed = before.leaks_fixed + before.leaks;
+    walk.report.findings = before.findings;
+    Ok(walk)
+}
+
+/// A snapshot table that is to be written behind the file's end.
+struct NewTable {
+    geometry: Geometry,
+    bytes: Vec<u8>,
+    first: u64,
+    snapshots: u32,
+    old_bytes: u64,
+}
+
+impl NewTable {
+    /// Takes the clusters behind everything that was counted, and counts them.
+    fn place(
+        geometry: Geometry,
+        snapshots: &Snapshots,
+        counts: &mut Counts,
+    ) -> Result<Self, Qcow2Error> {
+        let table = Self {
+            geometry,
+            bytes: serialise(&snapshots.list)?,
+            first: counts.clusters(),
+            snapshots: snapshots.list.len() as u32, // at most 65536
+            old_bytes: snapshots.bytes,
+        };
+        table.count(counts)?;
+        Ok(table)
+    }
+
+    fn count(&self, counts: &mut Counts) -> Result<(), Qcow2Error> {
+        let clusters = self.geometry.clusters_for(self.bytes.len() as u64);
+        for cluster in self.first..self.first + clusters {
+            counts.add(cluster, 1)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the table, makes the header lead to it, and counts the old one no more. Its clusters have their refcounts on disk.
+    async fn write(
+        self,
+        source: &Source<'_>,
+        header: &mut Header,
+        counts: &mut Counts,
+    ) -> Result<(), Qcow2Error> {
+        let at = self.first * self.geometry.cluster_size();
+        source.write(Table::SnapshotTable, at, &self.bytes).await?;
+        let mut new = header.clone();
+        new.snapshots = self.snapshots;
+        new.snapshots_offset = HostOffset(at);
+        write_tables(source, &new).await?;
+        let old = header.snapshots_offset.0;
+        *header = new;
+        if self.old_bytes != 0 {
+            let bits = self.geometry.cluster_bits();
+            for cluster in old >> bits..=(old + self.old_bytes - 1) >> bits {
+                counts.remove(cluster)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The findings of `first`, then those of `second`, and the sums of their numbers.
+fn with(first: CheckReport, second: CheckReport) -> CheckReport {
+    let mut findings = first.findings;
+    findings.extend(second.findings);
+    findings.truncate(super::report::MAX_FINDINGS);
+    CheckReport {
+        corruptions: first.corruptions + second.corruptions,
+        leaks: first.leaks + second.leaks,
+        check_errors: first.check_errors + second.check_errors,
+        corruptions_fixed: first.corruptions_fixed + second.corruptions_fixed,
+        leaks_fixed: first.leaks_fixed + second.leaks_fixed,
+        findings,
+        ..second
+    }
+}

@@ -1,0 +1,117 @@
+//! The image file as a check reads it: what lies behind its end reads as zeroes, as it does in QEMU.
+
+use crate::qcow2::error::{Qcow2Error, Table, io};
+use block_core::{BlockChild, DiskOffset, WriteFlags};
+use std::cell::Cell;
+
+/// Bytes of one read of a table that is not needed whole.
+pub(super) const PIECE: u64 = 64 << 10;
+
+/// The file of an image that nobody else changes.
+pub(super) struct Source<'a> {
+    file: &'a BlockChild,
+    /// Its length in bytes. Grows with our own writes.
+    length: Cell<u64>,
+}
+
+impl<'a> Source<'a> {
+    pub(super) async fn new(file: &'a BlockChild) -> Result<Self, Qcow2Error> {
+        let length = file.length().await.map_err(io(Table::Header))?;
+        Ok(Self {
+            file,
+            length: Cell::new(length),
+        })
+    }
+
+    /// The file's end as QEMU sees it, which counts in sectors.
+    pub(super) fn end(&self) -> u64 {
+        self.length.get().next_multiple_of(512)
+    }
+
+    /// Fills `dst` from `at` on; zeroes behind the end.
+    pub(super) async fn read(
+        &self,
+        what: Table,
+        at: u64,
+        dst: &mut [u8],
+    ) -> Result<(), Qcow2Error> {
+        let there = self.length.get().saturating_sub(at).min(dst.len() as u64);
+        let there = usize::try_from(there).unwrap_or(usize::MAX).min(dst.len());
+        let (head, tail) = dst.split_at_mut(there);
+        tail.fill(0);
+        if head.is_empty() {
+            return Ok(());
+        }
+        let read = self.file.pread(DiskOffset(at), head).await;
+        read.map_err(io(what))
+    }
+
+    /// Writes `src` at `at`. The file grows where it ends before that.
+    pub(super) async fn write(&self, what: Table, at: u64, src: &[u8]) -> Result<(), Qcow2Error> {
+        let mut place = at;
+        for piece in src.chunks(PIECE as usize) {
+            let written = self
+                .file
+                .pwrite(DiskOffset(place), piece, WriteFlags::default());
+            written.await.map_err(io(what))?;
+            place = place.saturating_add(piece.len() as u64);
+            self.length.set(self.length.get().max(place));
+        }
+        Ok(())
+    }
+
+    /// Makes what was written stable.
+    pub(super) async fn flush(&self, what: Table) -> Result<(), Qcow2Error> {
+        self.file.flush().await.map_err(io(what))
+    }
+}
+
+/// A buffer of `bytes` zeroes, or the error that says for what there is no memory.
+pub(super) fn buffer(what: Table, bytes: u64) -> Result<Vec<u8>, Qcow2Error> {
+    let error = || Qcow2Error::OutOfMemory { what, bytes };
+    let len = usize::try_from(bytes).map_err(|_| error())?;
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(len).map_err(|_| error())?;
+    buffer.resize(len, 0);
+    Ok(buffer)
+}
+
+/// Reads the table of 8-byte entries at `at` piece by piece.
+pub(super) struct Entries<'a, 'b> {
+    source: &'b Source<'a>,
+    what: Table,
+    at: u64,
+    next: u64,
+    count: u64,
+    piece: Vec<u8>,
+}
+
+impl<'a, 'b> Entries<'a, 'b> {
+    /// The `count` entries from `at` on.
+    pub(super) fn new(source: &'b Source<'a>, what: Table, at: u64, count: u64) -> Self {
+        Self {
+            source,
+            what,
+            at,
+            next: 0,
+            count,
+            piece: Vec::new(),
+        }
+    }
+
+    /// The index of the first of some more entries, and these; `None` behind the last.
+    pub(super) async fn next(&mut self) -> Result<Option<(u64, Vec<u64>)>, Qcow2Error> {
+        let first = self.next;
+        let entries = (self.count - first).min(PIECE / 8);
+        if entries == 0 {
+            return Ok(None);
+        }
+        self.piece.resize((entries * 8) as usize, 0); // at most PIECE
+        let at = self.at.saturating_add(first * 8);
+        self.source.read(self.what, at, &mut self.piece).await?;
+        self.next += entries;
+        let (numbers, _) = self.piece.as_chunks();
+        let numbers = numbers.iter().map(|bytes| u64::from_be_bytes(*bytes));
+        Ok(Some((first, numbers.collect())))
+    }
+}

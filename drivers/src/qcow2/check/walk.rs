@@ -1,0 +1,365 @@
+//! Counting the uses of every cluster, from the header down. QEMU's `calculate_refcounts`.
+//!
+//! ```text
+//!   header --- active L1 ------+
+//!     |                        +--- L2 tables --- clusters of the guest, compressed or not
+//!     +--- snapshot table      |
+//!     |      +--- their L1 ----+
+//!     +--- bitmap directory --- bitmap tables --- bitmaps
+//!     +--- refcount table --- refcount blocks
+//! ```
+//!
+//! Snapshots share most of their L2 tables. Each is read once and its entries count as often as L1 entries lead to it, so that the work is
+//! bounded by the file's length and not by the number of snapshots. The numbers are those that QEMU gets by reading it each time.
+
+use super::bitmaps;
+use super::counts::Counts;
+use super::report::{CheckReport, Finding};
+use super::snapshots::Snapshots;
+use super::source::{Entries, Source};
+use crate::qcow2::entry::{COPIED, L1Entry, OFFSET_MASK};
+use crate::qcow2::error::{Qcow2Error, Table};
+use crate::qcow2::geometry::{Geometry, TABLE_ENTRY_SIZE};
+use crate::qcow2::header::Header;
+use std::collections::BTreeMap;
+
+/// How many L1 entries lead to an L2 table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Uses {
+    /// Those of the active table.
+    pub(super) active: u64,
+    /// Those of the snapshots.
+    pub(super) inactive: u64,
+}
+
+impl Uses {
+    pub(super) fn all(self) -> u64 {
+        self.active.saturating_add(self.inactive)
+    }
+}
+
+/// What to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Everything that the image uses.
+    Everything,
+    /// All but the refcount table and its blocks, which are to be built anew.
+    WithoutRefcounts,
+}
+
+/// A walk through the tables of an image, and what it has found.
+pub(super) struct Walk<'a, 's> {
+    pub(super) source: &'s Source<'a>,
+    pub(super) geometry: Geometry,
+    pub(super) counts: Counts,
+    pub(super) report: CheckReport,
+    /// The L2 tables inside the file, by offset.
+    pub(super) tables: BTreeMap<u64, Uses>,
+    /// Every other table but the refcount blocks, as bytes of the file: start and end. Sorted when the walk is over.
+    areas: Vec<(u64, u64)>,
+    /// The refcount table's entries.
+    pub(super) reftable: Vec<u64>,
+    /// Where the refcount blocks are that count. Sorted when the walk is over.
+    blocks: Vec<u64>,
+    /// How many entries [`Walk::fix_entries`] would find.
+    pub(super) misplaced: u64,
+    /// The refcount table or one of its blocks is not fit to be changed.
+    pub(super) rebuild: bool,
+}
+
+impl<'a, 's> Walk<'a, 's> {
+    /// Counts everything that `scope` says.
+    ///
+    /// Errors: what could not be read, or is so broken that what it leads to is not known: [`Qcow2Error::Io`], [`Qcow2Error::OutOfMemory`],
+    /// [`Qcow2Error::BitmapEntry`], [`Qcow2Error::TableTooLarge`] for a file of more than 2^31 - 1 clusters.
+    pub(super) async fn new(
+        source: &'s Source<'a>,
+        header: &Header,
+        snapshots: &Snapshots,
+        scope: Scope,
+    ) -> Result<Self, Qcow2Error> {
+        let geometry = header.geometry;
+        let clusters = geometry.clusters_for(source.end());
+        let max = i32::MAX as u64;
+        if clusters > max {
+            return Err(Qcow2Error::TableTooLarge {
+                what: Table::Data,
+                entries: clusters,
+                max,
+            });
+        }
+        let mut walk = Self {
+            source,
+            geometry,
+            counts: Counts::new(geometry, clusters),
+            report: CheckReport {
+                total_clusters: geometry.clusters_for(header.disk_size()),
+                ..CheckReport::default()
+            },
+            tables: BTreeMap::new(),
+            areas: Vec::new(),
+            reftable: Vec::new(),
+            blocks: Vec::new(),
+            misplaced: 0,
+            rebuild: false,
+        };
+        walk.area(Table::Header, 0, geometry.cluster_size(), 1)?;
+        walk.l1_tables(header, snapshots).await?;
+        walk.l2_tables().await?;
+        walk.area(
+            Table::SnapshotTable,
+            header.snapshots_offset.0,
+            snapshots.bytes,
+            1,
+        )?;
+        bitmaps::count(&mut walk, header).await?;
+        walk.refcounts(header, scope == Scope::Everything).await?;
+        walk.areas.sort_unstable();
+        walk.blocks.sort_unstable();
+        Ok(walk)
+    }
+
+    /// Counts `times` uses of every cluster that the `bytes` bytes at `offset` touch (`qcow2_inc_refcounts_imrt`), and returns whether the
+    /// refcounts are wide enough for them.
+    ///
+    /// The last cluster of a file may be there in part only, so that a table or cluster may reach behind the end by less than a cluster.
+    pub(super) fn count(
+        &mut self,
+        what: Table,
+        offset: u64,
+        bytes: u64,
+        times: u64,
+    ) -> Result<bool, Qcow2Error> {
+        if bytes == 0 || times == 0 {
+            return Ok(true);
+        }
+        let end = self.source.end();
+        let last = offset.saturating_add(bytes);
+        if last.saturating_sub(end) >= self.geometry.cluster_size() {
+            let outside = Finding::Outside {
+                what,
+                offset,
+                bytes,
+                end,
+            };
+            self.report.corrupt(times, outside);
+            return Ok(true);
+        }
+        let mut wide_enough = true;
+        let bits = self.geometry.cluster_bits();
+        for cluster in offset >> bits..=(last - 1) >> bits {
+            let refused = self.counts.add(cluster, times)?;
+            if refused != 0 {
+                wide_enough = false;
+                let bits = self.geometry.refcount_bits();
+                self.report
+                    .corrupt(refused, Finding::Overflow { cluster, bits });
+            }
+        }
+        Ok(wide_enough)
+    }
+
+    /// Counts a table that is neither an L2 table nor a refcount block, and remembers where it is.
+    pub(super) fn area(
+        &mut self,
+        what: Table,
+        offset: u64,
+        bytes: u64,
+        times: u64,
+    ) -> Result<(), Qcow2Error> {
+        if bytes != 0 {
+            self.areas.push((offset, offset.saturating_add(bytes)));
+        }
+        self.count(what, offset, bytes, times).map(drop)
+    }
+
+    /// The active L1 table and the snapshots' (`check_refcounts_l1`).
+    async fn l1_tables(
+        &mut self,
+        header: &Header,
+        snapshots: &Snapshots,
+    ) -> Result<(), Qcow2Error> {
+        let active = (header.l1_offset.0, u64::from(header.l1_entries));
+        self.l1_table(Table::L1, active, 1).await?;
+        if self.geometry.data_file() && header.snapshots != 0 {
+            let snapshots = header.snapshots;
+            self.report
+                .corrupt(1, Finding::SnapshotsWithDataFile { snapshots });
+        }
+        // Each snapshot has a table of its own. Where they lie, one table is still read only once.
+        let mut tables: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+        for (index, snapshot) in (0..).zip(&snapshots.list) {
+            let (reason, value) = if !self.geometry.is_aligned(snapshot.l1_offset.0) {
+                ("its L1 table is inside a cluster", snapshot.l1_offset.0)
+            } else if u64::from(snapshot.l1_entries) > self.geometry.max_l1_entries() {
+                (
+                    "its L1 table is longer than 32 MiB",
+                    snapshot.l1_entries.into(),
+                )
+            } else {
+                let table = (snapshot.l1_offset.0, snapshot.l1_entries.into());
+                *tables.entry(table).or_default() += 1;
+                continue;
+            };
+            let finding = Finding::Snapshot {
+                index,
+                reason,
+                value,
+            };
+            self.report.corrupt(1, finding);
+        }
+        for (table, times) in tables {
+            self.l1_table(Table::SnapshotL1, table, times).await?;
+        }
+        Ok(())
+    }
+
+    async fn l1_table(
+        &mut self,
+        what: Table,
+        (at, entries): (u64, u64),
+        times: u64,
+    ) -> Result<(), Qcow2Error> {
+        if entries == 0 {
+            return Ok(());
+        }
+        self.area(what, at, entries * TABLE_ENTRY_SIZE, times)?;
+        let mut pieces = Entries::new(self.source, what, at, entries);
+        while let Some((first, piece)) = pieces.next().await? {
+            for (index, raw) in (first..).zip(piece) {
+                self.l1_entry(what, at, index, L1Entry(raw), times)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn l1_entry(
+        &mut self,
+        what: Table,
+        table: u64,
+        index: u64,
+        entry: L1Entry,
+        times: u64,
+    ) -> Result<(), Qcow2Error> {
+        if entry == L1Entry::EMPTY {
+            return Ok(());
+        }
+        if entry.0 & !(OFFSET_MASK | COPIED) != 0 {
+            let reserved = Finding::ReservedBits {
+                what: Table::L2,
+                table,
+                index,
+                raw: entry.0,
+            };
+            self.report.corrupt(times, reserved);
+        }
+        let offset = entry.offset().0;
+        self.count(Table::L2, offset, self.geometry.cluster_size(), times)?;
+        if !self.geometry.is_aligned(offset) {
+            let inside = Finding::NotAligned {
+                what: Table::L2,
+                table,
+                index,
+                offset,
+            };
+            self.report.corrupt(times, inside);
+        }
+        if offset >= self.source.end() {
+            return Ok(()); // it reads as zeroes
+        }
+        let uses = self.tables.entry(offset).or_default();
+        let uses = match what {
+            Table::L1 => &mut uses.active,
+            _ => &mut uses.inactive,
+        };
+        *uses = uses.saturating_add(times);
+        Ok(())
+    }
+
+    /// The refcount table and its blocks (`check_refblocks`). They come last: a block that is used by anything else shows.
+    async fn refcounts(&mut self, header: &Header, count: bool) -> Result<(), Qcow2Error> {
+        let entries = self
+            .geometry
+            .reftable_entries(header.reftable_clusters.into());
+        let (what, at) = (Table::RefcountTable, header.reftable_offset.0);
+        let bytes = entries * TABLE_ENTRY_SIZE;
+        if count {
+            self.area(what, at, bytes, 1)?;
+        }
+        let no_memory = |_| Qcow2Error::OutOfMemory { what, bytes };
+        self.reftable
+            .try_reserve_exact(entries as usize) // at most 1 Mi
+            .map_err(no_memory)?;
+        let mut pieces = Entries::new(self.source, what, at, entries);
+        while let Some((first, piece)) = pieces.next().await? {
+            for (index, raw) in (first..).zip(piece) {
+                self.reftable.push(raw);
+                if count && raw != 0 {
+                    self.reftable_entry(at, index, raw)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reftable_entry(&mut self, table: u64, index: u64, raw: u64) -> Result<(), Qcow2Error> {
+        let what = Table::RefcountBlock;
+        let offset = crate::qcow2::entry::ReftableEntry(raw).offset().0;
+        let cluster_size = self.geometry.cluster_size();
+        let cluster = offset >> self.geometry.cluster_bits();
+        let wrong = if raw != offset {
+            Finding::ReservedBits {
+                what,
+                table,
+                index,
+                raw,
+            }
+        } else if !self.geometry.is_aligned(offset) {
+            Finding::NotAligned {
+                what,
+                table,
+                index,
+                offset,
+            }
+        } else if cluster >= self.counts.clusters() {
+            Finding::Outside {
+                what,
+                offset,
+                bytes: cluster_size,
+                end: self.source.end(),
+            }
+        } else {
+            // With narrow refcounts a block that is used by others too need not show in the count.
+            if !self.count(what, offset, cluster_size, 1)? {
+                self.rebuild = true;
+            }
+            self.blocks.push(offset);
+            match self.counts.get(cluster) {
+                1 => return Ok(()),
+                references => Finding::BlockShared {
+                    index,
+                    offset,
+                    references,
+                },
+            }
+        };
+        self.rebuild = true;
+        self.report.corrupt(1, wrong);
+        Ok(())
+    }
+
+    /// Whether other metadata lies on the table of `bytes` bytes at `offset`, so that writing to it would damage that
+    /// (`qcow2_check_metadata_overlap`). It is itself among what was counted, and may be there once.
+    pub(super) fn is_overlapped(&self, offset: u64, bytes: u64) -> bool {
+        let end = offset.saturating_add(bytes);
+        let near = offset.saturating_sub(self.geometry.cluster_size() - 1)..end;
+        // Sorted by their start: those that start behind the table's end do not matter.
+        let before = self.areas.partition_point(|(start, _)| *start < end);
+        let areas = self.areas.get(..before).unwrap_or(&[]).iter();
+        let areas = areas.filter(|(_, area_end)| *area_end > offset);
+        let tables = self.tables.range(near.clone());
+        let first_block = self.blocks.partition_point(|block| *block < near.start);
+        let block = self.blocks.get(first_block);
+        areas.count() + tables.count() > 1 || block.is_some_and(|block| *block < end)
+    }
+}
