@@ -18,6 +18,8 @@ impl Errno {
     pub const AGAIN: Self = Self(11);
     /// Cannot allocate memory.
     pub const NOMEM: Self = Self(12);
+    /// Device or resource busy.
+    pub const BUSY: Self = Self(16);
     /// Permission denied (read-only).
     pub const ACCES: Self = Self(13);
     /// File exists (the snapshot's name is taken).
@@ -170,6 +172,8 @@ pub enum Cause {
         /// Why the space could not be freed.
         freeing: Box<Cause>,
     },
+    /// Somebody else uses what was to be changed. In words.
+    Busy(std::borrow::Cow<'static, str>),
     /// What is stored contradicts itself: an image whose tables are wrong. In words with the numbers in them.
     Corrupt(std::borrow::Cow<'static, str>),
     /// Anything else a driver has to say, in words with the numbers in them.
@@ -230,6 +234,7 @@ impl Cause {
             Self::ReadOnly => Errno::ACCES,
             Self::NoPermission { .. } => Errno::PERM,
             Self::Conflict { .. } => Errno::AGAIN,
+            Self::Busy(_) => Errno::BUSY,
             Self::Closed | Self::NotDriven => Errno::NODEV,
             Self::Cancelled => Errno::CANCELED,
             Self::OutOfMemory { .. } => Errno::NOMEM,
@@ -270,7 +275,7 @@ impl fmt::Display for Cause {
                 f,
                 "{cause}; what was written until then could not be freed: {freeing}"
             ),
-            Self::Corrupt(text) | Self::Driver(text) => f.write_str(text),
+            Self::Busy(text) | Self::Corrupt(text) | Self::Driver(text) => f.write_str(text),
         }
     }
 }

@@ -4,13 +4,13 @@ use super::error::Qcow2Error;
 use super::image::Image;
 use super::offset::GuestOffset;
 use super::options::Qcow2Options;
+use super::snapshot::SnapshotView;
 use super::tree::Tree;
 use block_core::{
     BlockChild, BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, Children, DiskOffset,
 };
-use block_core::{
-    IoVector, Op, RangeLimits, ReadVector, Result, VmstateLimits, WriteFlags, ZeroFlags,
-};
+use block_core::{DynBlockDriver, IoVector, NewSnapshot, Op, RangeLimits, ReadVector, Result};
+use block_core::{SnapshotInfo, VmstateLimits, VmstateOffset, WriteFlags, ZeroFlags};
 use std::rc::Rc;
 
 /// A qcow2 image.
@@ -42,22 +42,7 @@ impl BlockDriver for Qcow2Driver {
     }
 
     fn limits(&self) -> BlockLimits {
-        let geometry = &self.image.geometry;
-        let data = self.image.data_file().child().limits();
-        BlockLimits {
-            request_alignment: request_alignment(&self.image),
-            memory_alignment: data.memory_alignment,
-            opt_transfer: geometry.cluster_size() as u32, // at most 2 MiB
-            write_zeroes: RangeLimits {
-                alignment: geometry.subcluster_size() as u32,
-                max: None,
-            },
-            discard: RangeLimits {
-                alignment: geometry.cluster_size() as u32,
-                max: None,
-            },
-            ..BlockLimits::default()
-        }
+        limits(&self.image)
     }
 
     fn children(&self) -> Children<'_> {
@@ -147,15 +132,98 @@ impl BlockDriver for Qcow2Driver {
     }
 
     fn vmstate(&self) -> Option<VmstateLimits> {
-        Some(VmstateLimits {
-            request_alignment: request_alignment(&self.image),
-            memory_alignment: self.image.data_file().child().limits().memory_alignment,
-            cluster_size: self.image.geometry.cluster_size(),
-        })
+        Some(vmstate_limits(&self.image))
+    }
+
+    async fn save_vmstate(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
+        let len = src.len();
+        let result = self.image.save_vmstate(at, src).await;
+        during(Op::SaveVmstate, at.0, len, result)
+    }
+
+    async fn load_vmstate(&self, at: VmstateOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
+        let len = dst.len();
+        let (dst, result) = self.image.load_vmstate(at, dst).await;
+        (dst, during(Op::LoadVmstate, at.0, len, result))
+    }
+
+    async fn vmstate_length(&self) -> Result<Option<u64>> {
+        Ok(self.image.vmstate_length())
+    }
+
+    async fn finish_vmstate(&self, len: u64) -> Result<()> {
+        let result = self.image.finish_vmstate(len).await;
+        during(Op::FinalizeVmstate, 0, len, result)
+    }
+
+    async fn discard_vmstate(&self) -> Result<()> {
+        let result = self.image.discard_vmstate().await;
+        during(Op::DiscardVmstate, 0, 0, result)
+    }
+
+    fn supports_snapshots(&self) -> bool {
+        true
+    }
+
+    async fn snapshot_create(&self, new: NewSnapshot) -> Result<SnapshotInfo> {
+        let result = self.image.create_snapshot(new).await;
+        during(Op::SnapshotCreate, 0, 0, result)
+    }
+
+    async fn snapshot_goto(&self, id_or_name: String) -> Result<()> {
+        let result = self.image.go_to_snapshot(&id_or_name).await;
+        during(Op::SnapshotGoto, 0, 0, result)
+    }
+
+    async fn snapshot_delete(&self, id_or_name: String) -> Result<()> {
+        let result = self.image.delete_snapshot(&id_or_name).await;
+        during(Op::SnapshotDelete, 0, 0, result)
+    }
+
+    async fn snapshot_list(&self) -> Result<Vec<SnapshotInfo>> {
+        during(Op::SnapshotList, 0, 0, self.image.snapshots().await)
+    }
+
+    async fn snapshot_load_tmp(&self, id_or_name: String) -> Result<Box<dyn DynBlockDriver>> {
+        let view = SnapshotView::open(&self.image, &id_or_name).await;
+        let view: Box<dyn DynBlockDriver> = match view {
+            Ok(view) => Box::new(view),
+            Err(cause) => return during(Op::SnapshotLoad, 0, 0, Err(cause)),
+        };
+        Ok(view)
     }
 
     async fn close(&self) -> Result<()> {
         during(Op::Close, 0, 0, self.image.close().await)
+    }
+}
+
+/// Of the image and of views of its snapshots.
+pub(super) fn limits(image: &Image) -> BlockLimits {
+    let geometry = &image.geometry;
+    let data = image.data_file().child().limits();
+    BlockLimits {
+        request_alignment: request_alignment(image),
+        memory_alignment: data.memory_alignment,
+        opt_transfer: geometry.cluster_size() as u32, // at most 2 MiB
+        write_zeroes: RangeLimits {
+            alignment: geometry.subcluster_size() as u32,
+            max: None,
+        },
+        discard: RangeLimits {
+            alignment: geometry.cluster_size() as u32,
+            max: None,
+        },
+        ..BlockLimits::default()
+    }
+}
+
+/// Of the image and of views of its snapshots.
+pub(super) fn vmstate_limits(image: &Image) -> VmstateLimits {
+    VmstateLimits {
+        request_alignment: request_alignment(image),
+        memory_alignment: image.data_file().child().limits().memory_alignment,
+        cluster_size: image.geometry.cluster_size(),
     }
 }
 

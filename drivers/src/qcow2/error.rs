@@ -318,6 +318,26 @@ pub enum Qcow2Error {
         /// The field in question.
         value: u64,
     },
+    /// Internal snapshots of an image with an external data file, whose clusters cannot be kept by them.
+    SnapshotsWithDataFile,
+    /// A view of the snapshot is open.
+    SnapshotInUse {
+        /// Its id.
+        id: String,
+        /// Its name.
+        name: String,
+    },
+    /// The machine's state is being saved and is not complete yet.
+    StateUnfinished,
+    /// A snapshot has the highest id that there can be.
+    NoSnapshotId,
+    /// A version 2 image with snapshots keeps the size of its disk.
+    ResizeVersion2 {
+        /// Its size in bytes.
+        from: u64,
+        /// The one that it was to have.
+        to: u64,
+    },
 
     // ---- Neither the image's fault --------------------------------------------------------------------------------------------------
     /// The options given to [`create`](super::create()) contradict each other, or the format.
@@ -351,9 +371,12 @@ impl Qcow2Error {
             Self::OutOfMemory { .. } => Errno::NOMEM,
             Self::CorruptBit => Errno::ACCES,
             Self::Denied { .. } => Errno::PERM,
+            Self::SnapshotInUse { .. } => Errno::BUSY,
             Self::Version { .. }
             | Self::Encrypted { .. }
             | Self::IncompatibleFeatures { .. }
+            | Self::SnapshotsWithDataFile
+            | Self::ResizeVersion2 { .. }
             | Self::CompressionType { .. } => Errno::NOTSUP,
             Self::TableTooLarge { .. } | Self::SizeTooLarge { .. } => Errno::FBIG,
             Self::Options(error) => error.errno(),
@@ -550,6 +573,20 @@ impl fmt::Display for Qcow2Error {
                 reason,
                 value,
             } => write!(f, "bitmap directory entry {index}: {reason} ({value})"),
+            Self::SnapshotsWithDataFile => {
+                f.write_str("an image with an external data file can have no internal snapshots")
+            }
+            Self::SnapshotInUse { id, name } => {
+                write!(f, "snapshot {name:?} (id {id}) is being read")
+            }
+            Self::StateUnfinished => {
+                f.write_str("the machine's state is being saved and not complete yet")
+            }
+            Self::NoSnapshotId => f.write_str("there is no higher id for another snapshot"),
+            Self::ResizeVersion2 { from, to } => write!(
+                f,
+                "a version 2 image with snapshots keeps its size of {from} bytes, it cannot have {to}"
+            ),
             Self::OutOfMemory { what, bytes } => {
                 write!(f, "no memory for {bytes} bytes of the {what}")
             }
@@ -566,6 +603,7 @@ impl From<Qcow2Error> for Cause {
         match error {
             Qcow2Error::Io { error, .. } => error.cause,
             Qcow2Error::OutOfMemory { bytes, .. } => Self::OutOfMemory { bytes },
+            error @ Qcow2Error::SnapshotInUse { .. } => Self::Busy(error.to_string().into()),
             error if error.is_corruption() => Self::Corrupt(error.to_string().into()),
             error => Self::Driver(error.to_string().into()),
         }

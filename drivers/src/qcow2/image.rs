@@ -11,6 +11,9 @@ use super::locks::ClusterLocks;
 use super::offset::HostOffset;
 use super::refcounts::Refcounts;
 use super::root_table::RootTable;
+use super::snapshot::Snapshots;
+use super::snapshot::leftovers::Leftovers;
+use super::vmstate::Vmstate;
 use aio_task::CoMutex;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -52,6 +55,12 @@ pub(super) struct Image {
     pub(super) frees: RefCell<Vec<Range<u64>>>,
     /// Those whose time has come.
     pub(super) stable_frees: RefCell<Vec<Range<u64>>>,
+
+    pub(super) snapshots: Snapshots,
+    /// What snapshot operations have left to be done.
+    pub(super) leftovers: Leftovers,
+    /// The state that is being saved.
+    pub(super) vmstate: Vmstate,
 }
 
 /// The fields of the header that change while an image is open. They lie in one sector, so that they change together.

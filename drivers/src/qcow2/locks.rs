@@ -17,8 +17,12 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::task::{Poll, Waker};
 
-/// All guest clusters, those of the vmstate area included.
+/// All guest clusters, those of the vmstate area included, and the list of snapshots.
 pub(super) const EVERYTHING: Range<u64> = 0..u64::MAX;
+/// The clusters of a state that is being saved, behind those of every disk, and the list of snapshots.
+pub(super) const STATE: Range<u64> = 1 << 62..u64::MAX;
+/// The list of snapshots: shared by those who look at it. No cluster has this number.
+pub(super) const SNAPSHOTS: Range<u64> = u64::MAX - 1..u64::MAX;
 
 /// The requests that hold or wait for clusters, in the order they came.
 #[derive(Default)]

@@ -38,6 +38,7 @@
 //! | **the order on disk** | `commit.rs` |
 //! | a new image | `create.rs`, `create/` |
 //! | an image with its data file and backing files | `chain.rs`, `chain/` |
+//! | internal snapshots, the machine's state | `snapshot.rs`, `snapshot/`, `vmstate.rs`, `walk.rs` |
 //! | opening and closing; what is dropped before writing | `open.rs`, `bitmaps.rs` |
 //!
 //! # Order
@@ -79,10 +80,12 @@ mod options;
 mod read;
 mod refcounts;
 mod root_table; // the L1 table and the reftable
-mod snapshot;
+mod snapshot; // internal snapshots
 mod status; // what is known without reading
 mod tables; // where they are, so that nothing is written over one
 mod tree; // which L1 table
+mod vmstate; // the machine's state, behind the disk
+mod walk; // over all that an L1 table leads to
 mod write;
 mod zero;
 

@@ -13,6 +13,8 @@ use super::offset::HostOffset;
 use super::options::{BackingFile, L2_CACHE, Qcow2Options, REFCOUNT_CACHE};
 use super::refcounts::Refcounts;
 use super::root_table::RootTable;
+use super::snapshot::Snapshots;
+use super::snapshot::table::SnapshotTable;
 use block_core::{BlockChild, Cause};
 use std::cell::Cell;
 
@@ -39,6 +41,10 @@ impl Image {
         let entries = geometry.reftable_entries(header.reftable_clusters.into());
         let at = header.reftable_offset;
         let reftable = read_entries(&file, Table::RefcountTable, at, entries).await?;
+        let snapshots = match header.snapshots {
+            0 => SnapshotTable::default(),
+            _ => SnapshotTable::read(file.child(), &header, Purpose::Use).await?,
+        };
         let or_default = |wanted, default| if wanted == 0 { default } else { wanted };
         let l2_memory = or_default(options.l2_cache, L2_CACHE);
         let refcount_memory = or_default(options.refcount_cache, REFCOUNT_CACHE);
@@ -63,6 +69,9 @@ impl Image {
             commits: Default::default(),
             frees: Default::default(),
             stable_frees: Default::default(),
+            snapshots: Snapshots::new(snapshots),
+            leftovers: Default::default(),
+            vmstate: Default::default(),
             header,
         };
         image.on_disk.set(OnDisk {
@@ -71,6 +80,7 @@ impl Image {
         });
         if !read_only {
             image.find_tables()?;
+            image.find_snapshot_tables()?;
             let dropped = image.drop_stale_features().await;
             dropped.map_err(read_failed(Table::Header))?;
         }
@@ -113,7 +123,7 @@ impl Image {
         self.closed.set(true);
         let mut first = match self.read_only {
             true => Ok(()),
-            false => self.write_everything().await,
+            false => self.finish().await,
         };
         let children = [Some(&self.file), self.data.as_ref(), self.backing.file()];
         for file in children.into_iter().flatten() {
@@ -121,6 +131,13 @@ impl Image {
             first = first.and(released.map_err(|e| e.cause));
         }
         first
+    }
+
+    /// Drops a state that no snapshot recorded, and writes everything back. Both are tried, whatever becomes of the first.
+    async fn finish(&self) -> super::Result<()> {
+        self.drop_state();
+        let tidied = self.tidy().await;
+        tidied.and(self.write_everything().await)
     }
 
     /// Commits until nothing is left to be written or freed. The caller keeps changes out.

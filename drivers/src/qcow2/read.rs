@@ -27,6 +27,9 @@ impl Image {
                     .await,
             ),
         };
+        if let Err(cause) = self.check_tree(tree) {
+            return (dst, Err(cause));
+        }
         self.read_mapped(tree, at, dst).await
     }
 

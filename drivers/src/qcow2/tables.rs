@@ -28,6 +28,11 @@ impl TableMap {
         Ok(())
     }
 
+    /// The table in this cluster.
+    pub(super) fn get(&self, cluster: u64) -> Option<Table> {
+        self.0.borrow().get(&cluster).copied()
+    }
+
     /// The cluster is free.
     pub(super) fn remove(&self, cluster: u64) {
         self.0.borrow_mut().remove(&cluster);

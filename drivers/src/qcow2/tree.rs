@@ -3,7 +3,9 @@
 use super::Result;
 use super::error::{Qcow2Error, Table};
 use super::image::Image;
+use super::locks::STATE;
 use super::offset::GuestOffset;
+use block_core::Cause;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
@@ -21,11 +23,14 @@ pub(super) enum Tree {
 
 /// The L1 table of a state that is being saved. It is in memory only: until a snapshot records it, nothing on disk points to its L2
 /// tables, and a crash leaves them as leaks.
+#[derive(Default)]
 pub(super) struct StateTree {
     /// Entry 0 maps the state's first byte, wherever the disk ends by the time it is recorded.
     pub(super) entries: RefCell<Vec<u64>>,
-    /// The state's length, once it is complete.
+    /// The state's length, once it is complete. Cleared by a later write.
     pub(super) finished: Cell<Option<u64>>,
+    /// A snapshot has recorded it, or it was dropped: nobody writes to it any more. Set once.
+    pub(super) gone: Cell<bool>,
 }
 
 /// A snapshot's L1 table, read whole.
@@ -37,16 +42,28 @@ pub(super) struct SnapshotTree {
     pub(super) vmstate_size: u64,
 }
 
-/// Where the numbers of a state's clusters begin for the locks: behind those of every disk.
-const STATE_CLUSTERS: u64 = 1 << 62;
+impl StateTree {
+    /// Entries of its L1 table.
+    pub(super) fn len(&self) -> u64 {
+        self.entries.borrow().len() as u64
+    }
+}
 
 impl Image {
+    /// Refuses a state that was recorded or dropped while the caller waited for its clusters.
+    pub(super) fn check_tree(&self, tree: &Tree) -> Result<()> {
+        match tree {
+            Tree::State(state) if state.gone.get() => Err(Cause::Cancelled),
+            _ => Ok(()),
+        }
+    }
+
     /// The numbers by which the clusters of a range that is not empty are locked.
     pub(super) fn lock_numbers(&self, tree: &Tree, at: GuestOffset, len: u64) -> Range<u64> {
         let clusters = self.guest_clusters(at, len);
         match tree {
             Tree::Active | Tree::Snapshot(_) => clusters,
-            Tree::State(_) => STATE_CLUSTERS + clusters.start..STATE_CLUSTERS + clusters.end,
+            Tree::State(_) => STATE.start + clusters.start..STATE.start + clusters.end,
         }
     }
 

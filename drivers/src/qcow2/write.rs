@@ -62,11 +62,13 @@ impl Image {
     async fn write_some(&self, tree: &Tree, at: GuestOffset, src: IoVector) -> Result<u64> {
         let clusters = self.lock_numbers(tree, at, src.len());
         let lock = self.locks.shared(clusters.clone()).await;
+        self.check_tree(tree)?;
         if let Some(written) = self.write_in_place(tree, at, &src).await? {
             return Ok(written);
         }
         drop(lock);
         let _lock = self.locks.exclusive(clusters).await;
+        self.check_tree(tree)?;
         // While we waited somebody may have allocated them.
         if let Some(written) = self.write_in_place(tree, at, &src).await? {
             return Ok(written);

@@ -1,0 +1,118 @@
+//! Going back to a snapshot: QEMU's `qcow2_snapshot_goto`.
+//!
+//! 1. Everything that can be refused is refused.
+//! 2. All that the snapshot leads to, its state included, gets a reference more, and COPIED is cleared there.
+//! 3. A copy of the snapshot's L1 table is written to clusters of its own; the header names it, with the disk's size, behind all of this.
+//! 4. What the active tables led to before loses a reference, and a state that no snapshot recorded is dropped.
+//!
+//! The state is in the active tables then, behind the disk, as QEMU leaves it; the next snapshot, or a change of length, drops it.
+
+use super::references::Change;
+use super::table::Snapshot;
+use crate::qcow2::Result;
+use crate::qcow2::allocate::Wanted;
+use crate::qcow2::entry::L1Entry;
+use crate::qcow2::error::{Qcow2Error, Table};
+use crate::qcow2::geometry::TABLE_ENTRY_SIZE;
+use crate::qcow2::image::Image;
+use crate::qcow2::locks::EVERYTHING;
+use crate::qcow2::walk::Walk;
+use block_core::Cause;
+
+impl Image {
+    /// See [`BlockDriver::snapshot_goto`](block_core::BlockDriver::snapshot_goto).
+    ///
+    /// Errors, after which nothing has changed: [`Cause::NoSuchSnapshot`]; [`Qcow2Error::ResizeVersion2`], since a version 2 image with
+    /// snapshots keeps its size; [`Qcow2Error::RefcountOverflow`], [`Qcow2Error::SnapshotsWithDataFile`], what is wrong in the snapshot's
+    /// tables, and what the disk says; [`Cause::Leaked`] where space is lost by it.
+    pub(in crate::qcow2) async fn go_to_snapshot(&self, id_or_name: &str) -> Result<()> {
+        let _lock = self.locks.exclusive(EVERYTHING).await;
+        self.check_snapshots()?;
+        let (_, snapshot) = self.snapshots.find(id_or_name)?;
+        let (from, to) = (self.size.get(), snapshot.disk_size);
+        if self.geometry.version() < 3 && from != to {
+            return Err(Qcow2Error::ResizeVersion2 { from, to }.into());
+        }
+        self.settle_frees().await?;
+        let mut walk = self.walk_over_snapshot(&snapshot, Change::Raise).await?;
+        match self.switch_to(&snapshot, &mut walk).await {
+            Ok(()) => {
+                // The disk is the snapshot's, whatever becomes of this.
+                let _ = self.tidy().await;
+                Ok(())
+            }
+            Err(cause) => {
+                self.abandon(walk.done_so_far());
+                match self.tidy().await {
+                    Ok(()) => Err(cause),
+                    Err(freeing) => Err(Cause::Leaked {
+                        cause: Box::new(cause),
+                        freeing: Box::new(freeing),
+                    }),
+                }
+            }
+        }
+    }
+
+    /// Steps 2 to 4. On an error the snapshot has references too many, as far as the walk is.
+    async fn switch_to(&self, snapshot: &Snapshot, walk: &mut Walk) -> Result<()> {
+        self.raise_references(walk).await?;
+        self.clear_copied(&mut Walk::new(walk.entries().to_vec()))
+            .await?;
+        self.note_l2_tables(walk.entries())?;
+        let entries = self.active_entries(snapshot, walk.entries());
+        // What is dirty of the old table is on disk then, so that it can be put back as it is.
+        self.commit().await?;
+
+        let bytes = entries.len() as u64 * TABLE_ENTRY_SIZE;
+        let count = self.geometry.clusters_for(bytes);
+        let clusters = self.allocate(Wanted::Exactly(count)).await?;
+        if let Err(error) = self.add_table(Table::L1, clusters.clone()) {
+            self.free(clusters);
+            return Err(error.into());
+        }
+        let old = self.active.copy(0..self.active.len());
+        let old_at = self.active.at();
+        let old_size = self.size.replace(snapshot.disk_size);
+        let at = clusters.start << self.geometry.cluster_bits();
+        self.active.replace(entries, at);
+        if let Err(cause) = self.commit().await {
+            self.size.set(old_size);
+            self.active.replace(old, old_at);
+            self.free(clusters);
+            return Err(cause);
+        }
+
+        self.drop_state();
+        let state = snapshot.vmstate_size;
+        self.vmstate.show((state > 0).then_some(state));
+        let old_bytes = old.len() as u64 * TABLE_ENTRY_SIZE;
+        self.free(self.clusters_at(old_at, old_bytes));
+        self.abandon(Walk::new(old));
+        Ok(())
+    }
+
+    /// The snapshot's L1 entries as those of the active table: nothing is to be written in place, and every part of the disk has one.
+    fn active_entries(&self, snapshot: &Snapshot, entries: &[u64]) -> Vec<u64> {
+        let shared = |entry: &u64| L1Entry(*entry).with_copied(false).0;
+        let mut entries: Vec<u64> = entries.iter().map(shared).collect();
+        // At most 4 Mi, as was checked with the snapshot.
+        let needed = self.geometry.l1_entries_for(snapshot.disk_size).max(1) as usize;
+        entries.resize(entries.len().max(needed), 0);
+        entries
+    }
+
+    /// Nothing is to be written over the L2 tables of what will be the active L1 table.
+    fn note_l2_tables(&self, entries: &[u64]) -> Result<(), Qcow2Error> {
+        for (index, entry) in (0..).zip(entries) {
+            let Some(at) = L1Entry(*entry).table(&self.geometry, index)? else {
+                continue;
+            };
+            let cluster = self.geometry.cluster_of(at);
+            if self.refcounts.tables.get(cluster) != Some(Table::L2) {
+                self.add_table(Table::L2, cluster..cluster + 1)?;
+            }
+        }
+        Ok(())
+    }
+}

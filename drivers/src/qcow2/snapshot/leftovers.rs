@@ -1,0 +1,132 @@
+//! What is left to be done when a snapshot operation has succeeded, or failed: references that nothing needs any more are dropped, and
+//! COPIED is made exact again. None of it changes what the image says, so a failure here is no failure of the operation: it is tried again
+//! at once, with the next operation, and at the close.
+
+use crate::qcow2::Result;
+use crate::qcow2::entry::{Cluster, L1Entry};
+use crate::qcow2::image::Image;
+use crate::qcow2::walk::{Step, Walk};
+use block_core::Cause;
+use std::cell::{Cell, RefCell};
+
+/// What is left to be done.
+#[derive(Default)]
+pub(in crate::qcow2) struct Leftovers {
+    /// Tables whose references are to be dropped, each as far as that has been done. Nobody writes to them any more.
+    abandoned: RefCell<Vec<Walk>>,
+    /// Entries of the active tables may lead to clusters with one reference and say otherwise.
+    copied: Cell<bool>,
+}
+
+impl Image {
+    /// All that the walk leads to is to lose a reference, once no table on disk names these L1 entries.
+    pub(in crate::qcow2) fn abandon(&self, walk: Walk) {
+        self.leftovers.abandoned.borrow_mut().push(walk);
+    }
+
+    /// The active tables may say "shared" of clusters that are not, or will not be when all references are dropped.
+    pub(super) fn recompute_copied(&self) {
+        self.leftovers.copied.set(true);
+    }
+
+    /// Whether there is something for [`Image::free_abandoned`].
+    pub(in crate::qcow2) fn has_abandoned(&self) -> bool {
+        !self.leftovers.abandoned.borrow().is_empty()
+    }
+
+    /// Commits until nothing is waiting to be freed, so that refcounts are what they will be. The caller holds all clusters.
+    pub(super) async fn settle_frees(&self) -> Result<()> {
+        while !self.frees.borrow().is_empty() || !self.stable_frees.borrow().is_empty() {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Does what is left to be done, if need be in a second attempt. The caller holds all clusters.
+    ///
+    /// Errors: of the second attempt; what could not be done is still to be done.
+    pub(in crate::qcow2) async fn tidy(&self) -> Result<()> {
+        match self.try_to_tidy().await {
+            Ok(()) => Ok(()),
+            Err(_) => self.try_to_tidy().await,
+        }
+    }
+
+    async fn try_to_tidy(&self) -> Result<()> {
+        self.free_abandoned().await?;
+        self.write_everything().await?;
+        if self.leftovers.copied.get() {
+            self.set_copied().await?;
+            self.leftovers.copied.set(false);
+            self.write_everything().await?;
+        }
+        Ok(())
+    }
+
+    /// Drops the references of what was abandoned, when the present mapping is stable. The caller holds the clusters of the state.
+    pub(in crate::qcow2) async fn free_abandoned(&self) -> Result<()> {
+        loop {
+            let next = self.leftovers.abandoned.borrow_mut().pop();
+            let Some(mut walk) = next else { return Ok(()) };
+            match self.free_references(&mut walk).await {
+                Ok(()) => {}
+                // Never to be read: given up. It was checked before, so somebody else has changed the file.
+                Err(cause @ Cause::Corrupt(_)) => return Err(cause),
+                Err(cause) => {
+                    self.abandon(walk);
+                    return Err(cause);
+                }
+            }
+        }
+    }
+
+    /// Makes COPIED in the active tables exact: set where the refcount is 1, else clear. What cannot be read as a table stays as it is.
+    async fn set_copied(&self) -> Result<()> {
+        let mut walk = Walk::new(self.active.copy(0..self.active.len()));
+        loop {
+            self.make_room().await?;
+            let step = match walk.step(self).await {
+                Ok(Some(step)) => step,
+                Ok(None) => return Ok(()),
+                Err(Cause::Corrupt(_)) => {
+                    walk.next_table();
+                    continue;
+                }
+                Err(cause) => return Err(cause),
+            };
+            match &step {
+                Step::Slice(slice, guest) => {
+                    let mut changed = Vec::new();
+                    for (index, cluster) in self.decode_all(slice, *guest) {
+                        let exact = self.with_exact_flag(cluster).await?;
+                        if exact != cluster {
+                            changed.push((index, exact));
+                        }
+                    }
+                    for (index, cluster) in changed {
+                        self.set_entry(slice, index, cluster);
+                    }
+                }
+                Step::Table { index, at } => {
+                    let cluster = self.geometry.cluster_of(*at);
+                    let copied = self.refcounts.get(&self.file, cluster).await? == 1;
+                    let index = *index as u64;
+                    let entry = L1Entry(self.active.get(index));
+                    if entry.copied() != copied {
+                        self.active.set(index, entry.with_copied(copied).0);
+                    }
+                }
+            }
+            walk.advance(&step);
+        }
+    }
+
+    async fn with_exact_flag(&self, cluster: Cluster) -> Result<Cluster> {
+        let Some(host) = cluster.host() else {
+            return Ok(cluster);
+        };
+        let host = self.geometry.cluster_of(host);
+        let count = self.refcounts.get(&self.file, host).await?;
+        Ok(cluster.with_copied(count == 1))
+    }
+}

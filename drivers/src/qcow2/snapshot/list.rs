@@ -1,0 +1,156 @@
+//! The snapshots of an open image, in memory as in their table, and who looks at them.
+
+use super::table::{Snapshot, SnapshotTable};
+use crate::qcow2::Result;
+use crate::qcow2::error::{Qcow2Error, Table};
+use crate::qcow2::geometry::TABLE_ENTRY_SIZE;
+use crate::qcow2::image::Image;
+use crate::qcow2::offset::HostOffset;
+use crate::qcow2::open::read_entries;
+use crate::qcow2::tree::SnapshotTree;
+use crate::qcow2::walk::Walk;
+use block_core::{Cause, SnapshotInfo};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::{Rc, Weak};
+
+/// The snapshots of an image.
+#[derive(Default)]
+pub(in crate::qcow2) struct Snapshots {
+    /// As the table on disk has them.
+    pub(super) table: RefCell<SnapshotTable>,
+    /// Views that were opened, and what of. Those that are gone are swept out now and then.
+    views: RefCell<Vec<(Snapshot, Weak<SnapshotTree>)>>,
+}
+
+impl Snapshots {
+    pub(in crate::qcow2) fn new(table: SnapshotTable) -> Self {
+        Self {
+            table: RefCell::new(table),
+            views: RefCell::default(),
+        }
+    }
+
+    /// The snapshot with this id, else the first with this name.
+    pub(super) fn find(&self, id_or_name: &str) -> Result<(usize, Snapshot)> {
+        let table = self.table.borrow();
+        let found = table.find(id_or_name).and_then(|index| {
+            let snapshot = table.snapshots.get(index)?;
+            Some((index, snapshot.clone()))
+        });
+        found.ok_or_else(|| Cause::NoSuchSnapshot {
+            name: id_or_name.into(),
+        })
+    }
+
+    /// Somebody looks at the snapshot as long as `tree` lives.
+    pub(super) fn add_view(&self, snapshot: Snapshot, tree: &Rc<SnapshotTree>) {
+        let mut views = self.views.borrow_mut();
+        views.retain(|(_, tree)| tree.strong_count() > 0);
+        views.push((snapshot, Rc::downgrade(tree)));
+    }
+
+    /// Refuses where somebody looks at the snapshot.
+    pub(super) fn check_unused(&self, snapshot: &Snapshot) -> Result<()> {
+        let views = self.views.borrow();
+        let used = views
+            .iter()
+            .any(|(of, tree)| of == snapshot && tree.strong_count() > 0);
+        match used {
+            true => Err(Qcow2Error::SnapshotInUse {
+                id: snapshot.id.to_string(),
+                name: snapshot.name.to_string(),
+            }
+            .into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Image {
+    /// The snapshots in the order of their table.
+    pub(in crate::qcow2) async fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+        self.check_open()?;
+        let _lock = self.locks.shared(crate::qcow2::locks::SNAPSHOTS).await;
+        let table = self.snapshots.table.borrow();
+        Ok(table.snapshots.iter().map(Snapshot::info).collect())
+    }
+
+    /// Notes where the snapshot table and the snapshots' L1 tables are. One that makes no sense is refused when it is used.
+    pub(in crate::qcow2) fn find_snapshot_tables(&self) -> Result<(), Qcow2Error> {
+        let (at, _) = self.snapshots_at.get();
+        let table = self.snapshots.table.borrow();
+        self.add_table(Table::SnapshotTable, self.clusters_at(at, table.bytes))?;
+        for snapshot in &table.snapshots {
+            if snapshot.check_l1(&self.geometry).is_ok() {
+                self.add_table(Table::SnapshotL1, self.l1_clusters(snapshot))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The L1 table of a snapshot.
+    ///
+    /// Errors: those of [`Snapshot::check_l1`], and what reading it gave.
+    pub(super) async fn read_snapshot_l1(&self, snapshot: &Snapshot) -> Result<Vec<u64>> {
+        snapshot.check_l1(&self.geometry)?;
+        let (at, entries) = (snapshot.l1_offset, snapshot.l1_entries.into());
+        Ok(read_entries(&self.file, Table::SnapshotL1, at, entries).await?)
+    }
+
+    /// A walk over all that a snapshot refers to, which was checked.
+    pub(super) async fn walk_over_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        change: super::references::Change,
+    ) -> Result<Walk> {
+        let mut walk = Walk::new(self.read_snapshot_l1(snapshot).await?);
+        self.check_references(&mut walk, self.l1_clusters(snapshot), change)
+            .await?;
+        Ok(walk)
+    }
+
+    /// The clusters of the snapshot's L1 table, whose place was checked.
+    pub(super) fn l1_clusters(&self, snapshot: &Snapshot) -> Range<u64> {
+        let bytes = u64::from(snapshot.l1_entries) * TABLE_ENTRY_SIZE;
+        self.clusters_at(snapshot.l1_offset.0, bytes)
+    }
+
+    /// The clusters of a table, whose place was checked.
+    pub(super) fn clusters_at(&self, at: u64, bytes: u64) -> Range<u64> {
+        let first = self.geometry.cluster_of(HostOffset(at));
+        first..first + self.geometry.clusters_for(bytes)
+    }
+
+    /// Refuses what only an open image does.
+    pub(in crate::qcow2) fn check_open(&self) -> Result<()> {
+        match self.closed.get() {
+            true => Err(Cause::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses, by name, where snapshots cannot be changed.
+    pub(in crate::qcow2) fn check_snapshots(&self) -> Result<()> {
+        self.check_writable()?;
+        match self.geometry.data_file() {
+            true => Err(Qcow2Error::SnapshotsWithDataFile.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Snapshot {
+    pub(super) fn info(&self) -> SnapshotInfo {
+        SnapshotInfo {
+            id: self.id.to_string(),
+            name: self.name.to_string(),
+            vmstate_size: self.vmstate_size,
+            disk_size: self.disk_size,
+            date_sec: self.date_sec,
+            date_nsec: self.date_nsec,
+            vm_clock_nsec: self.vm_clock_nsec,
+            icount: self.icount,
+        }
+    }
+}

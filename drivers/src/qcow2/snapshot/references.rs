@@ -1,0 +1,259 @@
+//! References of whole tables: checked, raised, given back. QEMU's `qcow2_update_snapshot_refcount`.
+
+use crate::qcow2::Result;
+use crate::qcow2::entry::{Cluster, L2Entry};
+use crate::qcow2::error::{Qcow2Error, Table};
+use crate::qcow2::image::Image;
+use crate::qcow2::offset::GuestOffset;
+use crate::qcow2::walk::{Reference, Step, Walk};
+use block_core::Cause;
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// What is going to be done to the references.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Each gets one more.
+    Raise,
+    /// Each gets one less.
+    Lower,
+}
+
+impl Image {
+    /// Every table and cluster that these L1 entries lead to is in the file, in use, in one place only, and can be counted once more
+    /// (or less). Nothing is changed: what comes after this fails only where the disk does.
+    ///
+    /// `own`: the clusters of the L1 table itself. Memory: a bit for each host cluster that is referred to; with refcounts of few bits, a
+    /// counter for each that holds compressed data.
+    pub(super) async fn check_references(
+        &self,
+        walk: &mut Walk,
+        own: Range<u64>,
+        change: Change,
+    ) -> Result<()> {
+        let length = self.file.length().await?;
+        let mut check = Check {
+            end: self.geometry.clusters_for(length),
+            length,
+            change,
+            whole: ClusterSet::default(),
+            shared: ClusterSet::default(),
+            more: HashMap::new(),
+        };
+        own.for_each(|cluster| {
+            check.whole.insert(cluster);
+        });
+        while let Some(step) = walk.step(self).await? {
+            for reference in self.references(&step)? {
+                check.place(self, &reference)?;
+                check.count(self, &reference).await?;
+            }
+            walk.advance(&step);
+        }
+        walk.restart();
+        Ok(())
+    }
+
+    /// One reference more to all that the walk leads to. On an error `walk` stands where it failed, and what was raised before is still
+    /// raised.
+    pub(super) async fn raise_references(&self, walk: &mut Walk) -> Result<()> {
+        while let Some(step) = walk.step(self).await? {
+            let references = self.references(&step)?;
+            for (number, reference) in references.iter().enumerate() {
+                let clusters = reference.clusters.clone();
+                if let Err(cause) = self.raise(clusters).await {
+                    let done = references.iter().take(number);
+                    done.for_each(|done| self.free(done.clusters.clone()));
+                    return Err(cause);
+                }
+            }
+            walk.advance(&step);
+        }
+        Ok(())
+    }
+
+    async fn raise(&self, clusters: Range<u64>) -> Result<()> {
+        self.make_room().await?;
+        self.refcounts.raise(&self.file, clusters).await
+    }
+
+    /// One reference less to all that the walk leads to, when the present mapping is stable. On an error `walk` stands where it failed.
+    pub(super) async fn free_references(&self, walk: &mut Walk) -> Result<()> {
+        while let Some(step) = walk.step(self).await? {
+            self.make_room().await?;
+            let references = self.references(&step)?;
+            references.into_iter().for_each(|r| self.free(r.clusters));
+            walk.advance(&step);
+        }
+        Ok(())
+    }
+
+    /// Nothing that the walk leads to may be written in place any more. The flags in the L1 entries are the caller's.
+    pub(super) async fn clear_copied(&self, walk: &mut Walk) -> Result<()> {
+        while let Some(step) = walk.step(self).await? {
+            self.make_room().await?;
+            if let Step::Slice(slice, guest) = &step {
+                let clusters = self.decode_all(slice, *guest);
+                let copied = clusters.filter(|(_, cluster)| cluster.copied());
+                for (index, cluster) in copied.collect::<Vec<_>>() {
+                    self.set_entry(slice, index, cluster.with_copied(false));
+                }
+            }
+            walk.advance(&step);
+        }
+        Ok(())
+    }
+
+    /// The entries of a slice that say something and can be read.
+    pub(super) fn decode_all(
+        &self,
+        slice: &crate::qcow2::cache::Slice,
+        guest: GuestOffset,
+    ) -> impl Iterator<Item = (usize, Cluster)> {
+        let geometry = self.geometry;
+        let bytes = slice.bytes().clone();
+        (0..geometry.l2_entries_per_slice() as usize).filter_map(move |index| {
+            let entry = L2Entry::read(&geometry, &bytes, index)?;
+            let here = GuestOffset(guest.0 + index as u64 * geometry.cluster_size());
+            let cluster = entry.decode(&geometry, here).ok()?;
+            (cluster != Cluster::Unallocated).then_some((index, cluster))
+        })
+    }
+}
+
+/// A check of one table under way.
+struct Check {
+    /// Clusters of the file, the last one perhaps cut short.
+    end: u64,
+    /// Bytes of the file.
+    length: u64,
+    change: Change,
+    /// Clusters that have been referred to, and may not be again.
+    whole: ClusterSet,
+    /// Those that hold compressed data.
+    shared: ClusterSet,
+    /// How many references more there will be to those of `shared` that are already near the most that can be counted.
+    more: HashMap<u64, u64>,
+}
+
+impl Check {
+    /// The clusters are in the file, no table is there unless this is one, and nothing else of this table.
+    fn place(&mut self, image: &Image, reference: &Reference) -> Result<(), Qcow2Error> {
+        let geometry = &image.geometry;
+        let Reference {
+            clusters,
+            what,
+            compressed,
+        } = reference;
+        let start = |cluster: u64| geometry.cluster_start(cluster).unwrap_or_default().0;
+        let outside = clusters.end > self.end || geometry.cluster_start(clusters.end).is_none();
+        if outside || clusters.start == 0 {
+            let bytes = (clusters.end - clusters.start).saturating_mul(geometry.cluster_size());
+            return Err(Qcow2Error::Outside {
+                what: *what,
+                offset: start(clusters.start),
+                bytes,
+                end: if outside { self.length } else { 0 },
+            });
+        }
+        for cluster in clusters.clone() {
+            let other = image.refcounts.tables.get(cluster);
+            let other = other.filter(|other| (*what, *other) != (Table::L2, Table::L2));
+            let again = match compressed {
+                true => {
+                    self.shared.insert(cluster);
+                    self.whole.contains(cluster)
+                }
+                false => !self.whole.insert(cluster) || self.shared.contains(cluster),
+            };
+            if let Some(other) = other.or(again.then_some(Table::Data)) {
+                return Err(Qcow2Error::Overlap {
+                    what: *what,
+                    other,
+                    offset: start(cluster),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The clusters are counted, and will be after the change.
+    async fn count(&mut self, image: &Image, reference: &Reference) -> Result<()> {
+        let (refcounts, max) = (&image.refcounts, image.geometry.max_refcount());
+        let clusters = reference.clusters.clone();
+        for (slice, indices, first) in refcounts.slices(&image.file, clusters).await? {
+            for (cluster, index) in (first..).zip(indices) {
+                let count = refcounts.read(&slice, index);
+                if count == 0 {
+                    return Err(Qcow2Error::RefcountUnderflow { cluster }.into());
+                }
+                if self.change == Change::Lower {
+                    continue;
+                }
+                // Twice as many always fit where no more refer to the cluster than are counted.
+                let more = match reference.compressed && count > max / 2 {
+                    true => {
+                        let more = self.more.entry(cluster).or_default();
+                        *more += 1;
+                        *more
+                    }
+                    false => 1,
+                };
+                if max - count < more {
+                    let bits = image.geometry.refcount_bits();
+                    return Err(Cause::from(Qcow2Error::RefcountOverflow { cluster, bits }));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A set of clusters that lie near each other.
+#[derive(Default)]
+struct ClusterSet(HashMap<u64, Box<[u64; 64]>>);
+
+impl ClusterSet {
+    /// False where it was in already.
+    fn insert(&mut self, cluster: u64) -> bool {
+        let (block, word, bit) = Self::place(cluster);
+        let block = self.0.entry(block).or_insert_with(|| Box::new([0; 64]));
+        let word = &mut block[word];
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+
+    fn contains(&self, cluster: u64) -> bool {
+        let (block, word, bit) = Self::place(cluster);
+        let block = self.0.get(&block);
+        block.is_some_and(|block| block[word] & bit != 0)
+    }
+
+    /// Block, word in it (below 64), bit in that.
+    fn place(cluster: u64) -> (u64, usize, u64) {
+        (
+            cluster >> 12,
+            (cluster >> 6) as usize & 63,
+            1 << (cluster & 63),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_has_what_was_put_in_and_nothing_else() {
+        let mut set = ClusterSet::default();
+        let clusters = [0, 1, 63, 64, 4095, 4096, 1 << 40, u64::MAX >> 9];
+        for cluster in clusters {
+            assert!(!set.contains(cluster));
+            assert!(set.insert(cluster));
+            assert!(!set.insert(cluster));
+        }
+        assert!(clusters.iter().all(|cluster| set.contains(*cluster)));
+        assert!(![2, 62, 65, 4094, 4097].iter().any(|c| set.contains(*c)));
+    }
+}

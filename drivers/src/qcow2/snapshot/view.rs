@@ -1,0 +1,155 @@
+//! One snapshot as a read-only disk: QEMU's `qcow2_snapshot_load_tmp`, except that the image works on.
+
+use crate::qcow2::Result;
+use crate::qcow2::driver::limits;
+use crate::qcow2::image::Image;
+use crate::qcow2::locks::SNAPSHOTS;
+use crate::qcow2::offset::GuestOffset;
+use crate::qcow2::tree::{SnapshotTree, Tree};
+use block_core::{BlockDriver, BlockError, BlockLimits, Cause, DiskOffset, IoVector, Op};
+use block_core::{ReadVector, VmstateLimits, VmstateOffset, WriteFlags};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// A snapshot's disk and state. The snapshot cannot be deleted while this is open; the image can be closed, and then every read fails.
+pub(in crate::qcow2) struct SnapshotView {
+    image: Rc<Image>,
+    /// `None` once closed.
+    tree: RefCell<Option<Rc<SnapshotTree>>>,
+}
+
+impl SnapshotView {
+    /// Reads the snapshot's L1 table. Memory: 32 MiB at most.
+    ///
+    /// Errors: [`Cause::NoSuchSnapshot`], [`Cause::Closed`], what is wrong with its L1 table, and what reading it gave.
+    pub(in crate::qcow2) async fn open(image: &Rc<Image>, id_or_name: &str) -> Result<Self> {
+        let _lock = image.locks.shared(SNAPSHOTS).await;
+        image.check_open()?;
+        let (_, snapshot) = image.snapshots.find(id_or_name)?;
+        let entries = image.read_snapshot_l1(&snapshot).await?;
+        let tree = Rc::new(SnapshotTree {
+            entries,
+            disk_size: snapshot.disk_size,
+            vmstate_size: snapshot.vmstate_size,
+        });
+        image.snapshots.add_view(snapshot, &tree);
+        Ok(Self {
+            image: image.clone(),
+            tree: RefCell::new(Some(tree)),
+        })
+    }
+
+    fn tree(&self) -> Result<Rc<SnapshotTree>> {
+        self.image.check_open()?;
+        self.tree.borrow().clone().ok_or(Cause::Closed)
+    }
+
+    async fn read(&self, space: Space, at: u64, dst: ReadVector) -> (ReadVector, Result<()>) {
+        let tree = match self.tree() {
+            Ok(tree) => tree,
+            Err(cause) => return (dst, Err(cause)),
+        };
+        let start = match space {
+            Space::Disk => Some(GuestOffset(0)),
+            Space::Vmstate => self.image.geometry.vmstate_start(tree.disk_size),
+        };
+        let place = start.and_then(|start| start.checked_add(at));
+        let Some(place) = place.filter(|place| place.checked_add(dst.len()).is_some()) else {
+            return (dst, Err(Cause::Overflow));
+        };
+        let disk_size = tree.disk_size;
+        let tree = Tree::Snapshot(tree);
+        let mut dst = dst;
+        // The node pads the last block of a disk that ends inside one.
+        let inside = match space {
+            Space::Disk => disk_size.saturating_sub(at),
+            Space::Vmstate => u64::MAX,
+        };
+        let head = dst.split_to(inside.min(dst.len()));
+        let (mut filled, result) = self.image.read_guest(&tree, place, head).await;
+        let rest = dst.len();
+        dst.fill_zero(0, rest);
+        filled.unsplit(dst);
+        (filled, result)
+    }
+}
+
+/// What a read counts from.
+#[derive(Clone, Copy)]
+enum Space {
+    Disk,
+    Vmstate,
+}
+
+impl BlockDriver for SnapshotView {
+    fn format_name(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn limits(&self) -> BlockLimits {
+        limits(&self.image)
+    }
+
+    async fn length(&self) -> block_core::Result<u64> {
+        let tree = self.tree().map_err(|c| error(Op::Length, 0, 0, c))?;
+        Ok(tree.disk_size)
+    }
+
+    async fn preadv(
+        &self,
+        at: DiskOffset,
+        dst: ReadVector,
+    ) -> (ReadVector, block_core::Result<()>) {
+        let len = dst.len();
+        let (dst, result) = self.read(Space::Disk, at.0, dst).await;
+        (dst, result.map_err(|c| error(Op::Read, at.0, len, c)))
+    }
+
+    async fn pwritev(
+        &self,
+        at: DiskOffset,
+        src: IoVector,
+        _: WriteFlags,
+    ) -> block_core::Result<()> {
+        Err(error(Op::Write, at.0, src.len(), Cause::ReadOnly))
+    }
+
+    async fn flush(&self) -> block_core::Result<()> {
+        Ok(())
+    }
+
+    fn vmstate(&self) -> Option<VmstateLimits> {
+        Some(crate::qcow2::driver::vmstate_limits(&self.image))
+    }
+
+    async fn load_vmstate(
+        &self,
+        at: VmstateOffset,
+        dst: ReadVector,
+    ) -> (ReadVector, block_core::Result<()>) {
+        let len = dst.len();
+        let (dst, result) = self.read(Space::Vmstate, at.0, dst).await;
+        (
+            dst,
+            result.map_err(|c| error(Op::LoadVmstate, at.0, len, c)),
+        )
+    }
+
+    async fn save_vmstate(&self, at: VmstateOffset, src: IoVector) -> block_core::Result<()> {
+        Err(error(Op::SaveVmstate, at.0, src.len(), Cause::ReadOnly))
+    }
+
+    async fn vmstate_length(&self) -> block_core::Result<Option<u64>> {
+        let tree = self.tree().map_err(|c| error(Op::LoadVmstate, 0, 0, c))?;
+        Ok(Some(tree.vmstate_size))
+    }
+
+    async fn close(&self) -> block_core::Result<()> {
+        self.tree.take();
+        Ok(())
+    }
+}
+
+fn error(op: Op, at: u64, len: u64, cause: Cause) -> BlockError {
+    BlockError::new(op, at, len, cause)
+}

@@ -1,0 +1,183 @@
+//! The machine's state behind the guest's disk: QEMU's `qcow2_save_vmstate` and `qcow2_load_vmstate`.
+//!
+//! ```text
+//!   first save_vmstate   a state of its own begins: an L1 table in memory (`tree.rs`), written to by the ordinary allocating path
+//!   finish_vmstate       its length is known
+//!   snapshot_create      its entries become the end of the snapshot's L1 table       (`snapshot/create.rs`)
+//!   discard_vmstate      its clusters are freed; goto and close do the same
+//! ```
+//!
+//! Nothing on disk leads to a state before a snapshot records it: a crash leaves its clusters counted and unused. What is read is the state
+//! that is being saved; where there is none, what a snapshot that was gone to (here or by QEMU) has left in the active L1 table.
+
+use super::Result;
+use super::error::Qcow2Error;
+use super::image::Image;
+use super::locks::{SNAPSHOTS, STATE};
+use super::offset::GuestOffset;
+use super::tree::{StateTree, Tree};
+use super::walk::Walk;
+use block_core::{Cause, IoVector, ReadVector, VmstateOffset};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// The vmstate area of an open image.
+#[derive(Default)]
+pub(super) struct Vmstate {
+    /// The state that no snapshot has recorded. Made by the first write, taken by a snapshot or by whatever drops it.
+    tree: RefCell<Option<Rc<StateTree>>>,
+    /// Bytes of the state in the active L1 table, where a snapshot was gone to while the image was open.
+    shown: Cell<Option<u64>>,
+}
+
+impl Vmstate {
+    fn tree(&self) -> Option<Rc<StateTree>> {
+        self.tree.borrow().clone()
+    }
+
+    /// The state that is to be recorded, and its length; `None` where there is none, or none of any length.
+    pub(super) fn finished(&self) -> Result<Option<(Rc<StateTree>, u64)>> {
+        let Some(tree) = self.tree() else {
+            return Ok(None);
+        };
+        match tree.finished.get() {
+            Some(0) => Ok(None),
+            Some(len) => Ok(Some((tree, len))),
+            None => Err(Qcow2Error::StateUnfinished.into()),
+        }
+    }
+
+    /// The state is a snapshot's now, or dropped: whoever still writes to it fails.
+    pub(super) fn take(&self) -> Option<Rc<StateTree>> {
+        let tree = self.tree.take()?;
+        tree.gone.set(true);
+        Some(tree)
+    }
+
+    /// What the active L1 table has of a state is so long; `None`: not known, or none.
+    pub(super) fn show(&self, len: Option<u64>) {
+        self.shown.set(len);
+    }
+}
+
+impl Image {
+    /// Writes to the state that is being saved; the first write begins it.
+    ///
+    /// Order, concurrency and memory are a guest write's. A request inside one slice of an L2 table (128 MiB at 64 KiB clusters) whose
+    /// clusters are new is one write of data. Errors, before anything is written: [`Cause::ReadOnly`],
+    /// [`Qcow2Error::SnapshotsWithDataFile`], [`Cause::Overflow`], [`Qcow2Error::TableTooLarge`] where disk and state together need an L1
+    /// table of more than 32 MiB; [`Cause::Cancelled`] where the state was recorded or dropped meanwhile.
+    pub(super) async fn save_vmstate(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
+        self.check_snapshots()?;
+        let end = at.checked_add(src.len()).ok_or(Cause::Overflow)?;
+        // Behind a snapshot that is being made, which takes the state with it.
+        drop(self.locks.shared(SNAPSHOTS).await);
+        self.check_snapshots()?;
+        let tree = self.vmstate.tree().unwrap_or_default();
+        if src.is_empty() {
+            return Ok(());
+        }
+        let last = self.geometry.l1_index(GuestOffset(end.0 - 1));
+        self.check_l1_index(&Tree::State(tree.clone()), last)?;
+        tree.finished.set(None);
+        *self.vmstate.tree.borrow_mut() = Some(tree.clone());
+        self.write_guest(&Tree::State(tree), GuestOffset(at.0), src)
+            .await
+    }
+
+    /// Reads the state; bytes that were never written are zeroes.
+    pub(super) async fn load_vmstate(
+        &self,
+        at: VmstateOffset,
+        mut dst: ReadVector,
+    ) -> (ReadVector, Result<()>) {
+        loop {
+            if let Err(cause) = self.check_open() {
+                return (dst, Err(cause));
+            }
+            drop(self.locks.shared(SNAPSHOTS).await);
+            let (tree, start) = match self.vmstate.tree() {
+                Some(tree) => (Tree::State(tree), Some(GuestOffset(0))),
+                None => {
+                    let start = self.geometry.vmstate_start(self.size.get());
+                    (Tree::Active, start)
+                }
+            };
+            let place = start.and_then(|start| start.checked_add(at.0));
+            let Some(place) = place.filter(|place| place.checked_add(dst.len()).is_some()) else {
+                return (dst, Err(Cause::Overflow));
+            };
+            let result;
+            (dst, result) = self.read_guest(&tree, place, dst).await;
+            // A snapshot took the state while we waited: what the area has now is read.
+            let gone = matches!(&tree, Tree::State(state) if state.gone.get());
+            match result {
+                Err(Cause::Cancelled) if gone => {}
+                result => return (dst, result),
+            }
+        }
+    }
+
+    /// The state is complete and `len` bytes long. A state of which nothing was written is all zeroes.
+    ///
+    /// Errors: as [`Image::save_vmstate`].
+    pub(super) async fn finish_vmstate(&self, len: u64) -> Result<()> {
+        self.check_snapshots()?;
+        drop(self.locks.shared(SNAPSHOTS).await);
+        self.check_snapshots()?;
+        let tree = match self.vmstate.tree() {
+            Some(tree) => tree,
+            None if len == 0 => return Ok(()),
+            None => Rc::default(),
+        };
+        if len > 0 {
+            let last = self.geometry.l1_index(GuestOffset(len - 1));
+            self.check_l1_index(&Tree::State(tree.clone()), last)?;
+        }
+        tree.finished.set(Some(len));
+        *self.vmstate.tree.borrow_mut() = Some(tree);
+        Ok(())
+    }
+
+    /// The length of the state that [`Image::load_vmstate`] reads: that of one being saved once it is finished, else that of the snapshot
+    /// that was gone to since the image was opened. `None` where it is not known, or where there is none.
+    pub(super) fn vmstate_length(&self) -> Option<u64> {
+        match self.vmstate.tree() {
+            Some(tree) => tree.finished.get(),
+            None => self.vmstate.shown.get(),
+        }
+    }
+
+    /// Drops the state that no snapshot recorded, and frees its clusters, on disk too. Writes to it that are under way are waited for.
+    ///
+    /// Errors: those clusters are still in use, and are freed by the next call, the next snapshot operation, or the close.
+    pub(super) async fn discard_vmstate(&self) -> Result<()> {
+        self.check_open()?;
+        if self.read_only {
+            return Ok(());
+        }
+        let _lock = self.locks.exclusive(STATE).await;
+        self.check_open()?;
+        self.drop_state();
+        if !self.has_abandoned() {
+            return Ok(());
+        }
+        match self.free_state().await {
+            Ok(()) => Ok(()),
+            Err(_) => self.free_state().await,
+        }
+    }
+
+    async fn free_state(&self) -> Result<()> {
+        self.free_abandoned().await?;
+        self.commit().await?; // lowers the refcounts in memory
+        self.commit().await
+    }
+
+    /// Its clusters are freed later: the caller sees to it. The caller holds the state's clusters.
+    pub(super) fn drop_state(&self) {
+        if let Some(tree) = self.vmstate.take() {
+            self.abandon(Walk::new(tree.entries.take()));
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Internal snapshots and the machine's state in qcow2 images, on a disk in memory: against byte arrays, one for each snapshot.
+
+mod life; // made, listed, gone to, deleted
+mod support;
