@@ -83,11 +83,15 @@ impl Extensions {
                         reason: "an encryption header in an image that is not encrypted",
                     });
                 }
-                magic::BITMAPS if bitmaps => all
-                    .bitmaps
-                    .replace(BitmapsExtension::parse(data, geometry)?)
-                    .is_none(),
-                magic::BITMAPS => true,
+                magic::BITMAPS => {
+                    let fields = BitmapsExtension::fields(data)?;
+                    // Bitmaps that are out of date may say anything: they are dropped with the next header.
+                    let found = bitmaps.then(|| BitmapsExtension::parse(fields, geometry));
+                    match found.transpose()? {
+                        Some(found) => all.bitmaps.replace(found).is_none(),
+                        None => true,
+                    }
+                }
                 _ => {
                     all.unknown.push((magic, data.to_vec()));
                     true
@@ -182,12 +186,18 @@ fn append(header: &mut Vec<u8>, magic: u32, data: &[u8]) -> Result<(), Qcow2Erro
 impl BitmapsExtension {
     const SIZE: usize = 24;
 
-    fn parse(data: &[u8], geometry: &Geometry) -> Result<Self, Qcow2Error> {
+    fn fields(data: &[u8]) -> Result<&[u8; Self::SIZE], Qcow2Error> {
+        data.try_into().map_err(|_| Qcow2Error::Extension {
+            magic: magic::BITMAPS,
+            reason: "not 24 bytes long",
+        })
+    }
+
+    fn parse(fields: &[u8; Self::SIZE], geometry: &Geometry) -> Result<Self, Qcow2Error> {
         let wrong = |reason| Qcow2Error::Extension {
             magic: magic::BITMAPS,
             reason,
         };
-        let fields: &[u8; Self::SIZE] = data.try_into().map_err(|_| wrong("not 24 bytes long"))?;
         let bitmaps = super::be32(fields, 0);
         let directory_size = super::be64(fields, 8);
         let directory_offset = super::be64(fields, 16);

@@ -425,7 +425,8 @@ fn bitmaps_count_only_while_their_bit_is_set() {
         Some((2, 64))
     );
     assert_eq!(read(&fields, 0), Ok(None));
-    assert_eq!(read(&[0xff; 7], 0), Ok(None), "not even looked at");
+    assert_eq!(read(&[0xff; 24], 0), Ok(None), "not even looked at");
+    assert!(read(&fields[..20], 0).is_err(), "but for their length");
     for (at, value) in [
         (0, be(0)),
         (0, be(65536)),
