@@ -13,7 +13,7 @@ use super::Result;
 use super::error::{Qcow2Error, Table};
 use super::file::ImageFile;
 use super::geometry::{MAX_REFTABLE_BYTES, TABLE_ENTRY_SIZE};
-use super::refcounts::Refcounts;
+use super::refcounts::{Gap, Refcounts};
 use block_core::Cause;
 use std::ops::Range;
 
@@ -48,7 +48,18 @@ impl Refcounts {
     ) -> Result<(Range<u64>, Option<Range<u64>>)> {
         let _turn = self.turn.lock().await;
         let run = self.find(file, wanted).await?;
-        self.take(file, run).await
+        let gap = match wanted {
+            Wanted::Exactly(len) if len > 1 => Some(Gap {
+                len,
+                from: run.start,
+            }),
+            _ => None,
+        };
+        let taken = self.take(file, run).await?;
+        if let Some(gap) = gap {
+            self.no_gap.set(gap);
+        }
+        Ok(taken)
     }
 
     async fn find(&self, file: &ImageFile, wanted: Wanted) -> Result<Run> {
@@ -57,8 +68,11 @@ impl Refcounts {
             Wanted::Exactly(n) => (n.max(1), n.max(1)),
             Wanted::UpTo(n) => (1, n.max(1)),
         };
-        let mut cluster = self.first_free.get();
-        let mut first_free = None;
+        let known = self.no_gap.get();
+        let lowest = self.first_free.get();
+        let skip = least > 1 && known.len > 0 && known.len <= least && known.from > lowest;
+        let mut cluster = if skip { known.from } else { lowest };
+        let mut first_free = skip.then_some(lowest);
         // The gap that ends at `cluster`: its first cluster, and how many blocks would have to be made for it.
         let (mut start, mut absent) = (cluster, 0_u64);
         loop {

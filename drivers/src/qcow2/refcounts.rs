@@ -32,8 +32,30 @@ pub(super) struct Refcounts {
     pub(super) tables: TableMap,
     /// No cluster below this one is free.
     pub(super) first_free: Cell<u64>,
+    /// No gap of so many clusters begins before this one: the search for a run that was wanted in one piece goes on here.
+    pub(super) no_gap: Cell<Gap>,
     /// Whoever searches or changes refcounts has the turn: what it found stays true until it has made its change.
     pub(super) turn: CoMutex<()>,
+}
+
+/// What is known of gaps of more than one cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gap {
+    /// Clusters of a gap. 0: nothing is known.
+    pub(super) len: u64,
+    /// No gap of `len` begins before this cluster.
+    pub(super) from: u64,
+}
+
+impl Gap {
+    /// The same when `cluster` is free too: it may lengthen a gap before it.
+    fn with_free(self, cluster: u64) -> Self {
+        let from = cluster.saturating_sub(self.len);
+        Self {
+            from: self.from.min(from),
+            ..self
+        }
+    }
 }
 
 impl Refcounts {
@@ -45,6 +67,7 @@ impl Refcounts {
             table: RootTable::new(table, table_at),
             tables: TableMap::default(),
             first_free: Cell::new(0),
+            no_gap: Cell::default(),
             turn: CoMutex::new(()),
         }
     }
@@ -112,6 +135,7 @@ impl Refcounts {
                 if count == 0 {
                     let cluster = first + (index - indices.start) as u64;
                     self.first_free.set(self.first_free.get().min(cluster));
+                    self.no_gap.set(self.no_gap.get().with_free(cluster));
                     freed(cluster);
                 }
             }

@@ -133,7 +133,13 @@ impl Image {
             // In an external data file every cluster is at its own offset.
             (None, Some(_)) => (geometry.data_file_place(first)?, None),
             (None, None) => {
-                let taken = self.allocate(Wanted::UpTo(old.len() as u64)).await?;
+                let count = old.len() as u64;
+                let wanted = match tree {
+                    // A buffer of a state is one write, whatever gaps the guest has left: they are passed over.
+                    Tree::State(_) => Wanted::Exactly(count),
+                    _ => Wanted::UpTo(count),
+                };
+                let taken = self.allocate(wanted).await?;
                 old.truncate((taken.end - taken.start) as usize);
                 let start = taken.start << geometry.cluster_bits();
                 (HostOffset(start), Some(taken))

@@ -1,4 +1,5 @@
 //! Internal snapshots and the machine's state in qcow2 images, on a disk in memory: against byte arrays, one for each snapshot.
 
+mod cost; // requests and bytes beside the state
 mod life; // made, listed, gone to, deleted
 mod support;
