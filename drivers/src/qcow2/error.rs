@@ -339,6 +339,14 @@ pub enum Qcow2Error {
         to: u64,
     },
 
+    /// The image was not closed by its last user, and the repair that is due before it is written to left something wrong.
+    NotRepaired {
+        /// What contradicts itself still.
+        corruptions: u64,
+        /// What could not be looked at.
+        check_errors: u64,
+    },
+
     // ---- Neither the image's fault --------------------------------------------------------------------------------------------------
     /// The options given to [`create`](super::create()) contradict each other, or the format.
     Options(super::OptionError),
@@ -398,6 +406,7 @@ impl Qcow2Error {
                 | Self::CompressedInDataFile { .. }
                 | Self::DataFileOffset { .. }
                 | Self::RefcountUnderflow { .. }
+                | Self::NotRepaired { .. }
         )
     }
 
@@ -410,6 +419,13 @@ impl Qcow2Error {
 impl fmt::Display for Qcow2Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotRepaired {
+                corruptions,
+                check_errors,
+            } => write!(
+                f,
+                "the image was not closed, and could not be repaired: {corruptions} corruptions, {check_errors} check errors left"
+            ),
             Self::BadMagic { found } => {
                 write!(f, "not a qcow2 image: it begins with {found:#010x}")
             }

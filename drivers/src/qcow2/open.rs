@@ -2,6 +2,7 @@
 
 use super::backing::Backing;
 use super::cache::SliceCache;
+use super::check::{self, RepairLevel};
 use super::entry::{L1Entry, ReftableEntry};
 use super::error::{Qcow2Error, Table};
 use super::file::ImageFile;
@@ -19,13 +20,17 @@ use block_core::{BlockChild, Cause};
 use std::cell::Cell;
 
 impl Image {
-    /// Reads the header and the tables that are kept whole. Nothing is written, unless the image is to be written to and has features that
-    /// this driver does not keep up to date.
+    /// Reads the header and the tables that are kept whole. Nothing is written, unless the image is to be written to and
+    /// was not closed by its last user, or has features that this driver does not keep up to date.
     pub(super) async fn open(file: BlockChild, options: Qcow2Options) -> Result<Self, Qcow2Error> {
-        let header = Header::read(&file, Purpose::Use).await?;
+        let mut header = Header::read(&file, Purpose::Use).await?;
         let read_only = options.read_only || file.is_read_only();
         if header.is_corrupt() && !read_only {
             return Err(Qcow2Error::CorruptBit);
+        }
+        let backing = backing(&header, options.backing)?;
+        if header.is_dirty() && !read_only {
+            mend(&file, &mut header).await?;
         }
         let file = ImageFile::new(file);
         let length = file.length().await.map_err(read_failed(Table::Header))?;
@@ -59,7 +64,7 @@ impl Image {
                 roots: Roots::default(),
                 sure: true,
             }),
-            backing: backing(&header, options.backing)?,
+            backing,
             file,
             data,
             read_only,
@@ -168,6 +173,19 @@ impl Image {
             _ => Ok(()),
         }
     }
+}
+
+/// Repairs an image with lazy refcounts whose last user did not come to its end, as QEMU does when it opens one.
+async fn mend(file: &BlockChild, header: &mut Header) -> Result<(), Qcow2Error> {
+    let report = check::repair_opened(file, header, RepairLevel::All).await?;
+    let (corruptions, check_errors) = (report.corruptions, report.check_errors);
+    if corruptions + check_errors > 0 {
+        return Err(Qcow2Error::NotRepaired {
+            corruptions,
+            check_errors,
+        });
+    }
+    Ok(())
 }
 
 fn backing(header: &Header, wanted: BackingFile) -> Result<Backing, Qcow2Error> {
