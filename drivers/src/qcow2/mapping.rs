@@ -114,13 +114,19 @@ impl Image {
         at: GuestOffset,
     ) -> Result<Option<(Rc<Slice>, usize)>> {
         let l1_index = self.geometry.l1_index(at);
-        let entry = L1Entry(self.l1_entry(tree, l1_index));
-        let Some(table) = entry.table(&self.geometry, l1_index)? else {
-            return Ok(None);
-        };
         let (offset, index) = self.geometry.l2_slice(self.geometry.l2_index(at));
-        let slice = self.l2.get(&self.file, table.0 + offset).await?;
-        Ok(Some((slice, index)))
+        loop {
+            let entry = L1Entry(self.l1_entry(tree, l1_index));
+            let Some(table) = entry.table(&self.geometry, l1_index)? else {
+                return Ok(None);
+            };
+            let slice = self.l2.get(&self.file, table.0 + offset).await;
+            // A write to another cluster may have copied the table meanwhile, and the old one's cluster may be anything by now.
+            let now = L1Entry(self.l1_entry(tree, l1_index));
+            if now.offset() == entry.offset() {
+                return Ok(Some((slice?, index)));
+            }
+        }
     }
 
     /// The entry `index` of a slice, which maps the cluster at `guest`.
