@@ -10,7 +10,7 @@ use block_core::{
     BlockChild, BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, Children, DiskOffset,
 };
 use block_core::{DynBlockDriver, IoVector, NewSnapshot, Op, RangeLimits, ReadVector, Result};
-use block_core::{SnapshotInfo, VmstateLimits, VmstateOffset, WriteFlags, ZeroFlags};
+use block_core::{SnapshotInfo, Truncate, VmstateLimits, VmstateOffset, WriteFlags, ZeroFlags};
 use std::rc::Rc;
 
 /// A qcow2 image.
@@ -113,6 +113,10 @@ impl BlockDriver for Qcow2Driver {
             refused => refused,
         };
         during(Op::Discard, at.0, len, result)
+    }
+
+    async fn truncate(&self, to: Truncate) -> Result<()> {
+        during(Op::Truncate, to.len, 0, self.image.truncate(to).await)
     }
 
     async fn block_status(&self, at: DiskOffset, len: u64) -> Result<BlockStatus> {

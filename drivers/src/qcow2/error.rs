@@ -346,6 +346,13 @@ pub enum Qcow2Error {
         /// What could not be looked at.
         check_errors: u64,
     },
+    /// The disk cannot have this length.
+    Resize {
+        /// The length in bytes.
+        size: u64,
+        /// In words.
+        reason: &'static str,
+    },
 
     // ---- Neither the image's fault --------------------------------------------------------------------------------------------------
     /// The options given to [`create`](super::create()) contradict each other, or the format.
@@ -583,6 +590,9 @@ impl fmt::Display for Qcow2Error {
                 reason,
                 value,
             } => write!(f, "snapshot table entry {index}: {reason} ({value})"),
+            Self::Resize { size, reason } => {
+                write!(f, "the disk cannot have {size} bytes: {reason}")
+            }
             Self::Options(error) => error.fmt(f),
             Self::BitmapEntry {
                 index,

@@ -32,6 +32,7 @@
 //! | reading, writing, copy on write | `read.rs`, `write.rs` |
 //! | zeroes, discards, what is dropped | `zero.rs` |
 //! | block status | `status.rs` |
+//! | the disk's length | `resize.rs` |
 //! | who may touch which clusters meanwhile | `locks.rs` |
 //! | that nothing is written over a table | `tables.rs` |
 //! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
@@ -79,6 +80,7 @@ mod open; // and close
 mod options;
 mod read;
 mod refcounts;
+mod resize; // the disk's length
 mod root_table; // the L1 table and the reftable
 mod snapshot; // internal snapshots
 mod status; // what is known without reading

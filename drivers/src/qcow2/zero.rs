@@ -14,7 +14,7 @@ use super::entry::{Cluster, L1Entry, Subcluster, Subclusters};
 use super::image::Image;
 use super::offset::GuestOffset;
 use super::tree::Tree;
-use block_core::{Cause, DiskOffset, IoVector, SharedBuf, ZeroFlags};
+use block_core::{Cause, DiskOffset, ZeroFlags};
 use std::ops::Range;
 
 /// What a cluster becomes.
@@ -131,7 +131,7 @@ impl Image {
         }
         drop(slice);
         for (at, len) in parts_of_compressed {
-            self.write_zeroes_mapped(tree, at, len).await?;
+            self.write_zeroes(tree, at, len).await?;
         }
         Ok(())
     }
@@ -192,14 +192,6 @@ impl Image {
             (false, _) => Ok(()),
         };
         done.map_err(|e| e.cause)
-    }
-
-    /// Writes zero bytes inside one cluster. The caller holds it exclusively.
-    async fn write_zeroes_mapped(&self, tree: &Tree, at: GuestOffset, len: u64) -> Result<()> {
-        let memory = self.data_file().child().limits().memory_alignment as usize;
-        let zeroes = block_core::IoBuf::zeroed(len as usize, memory); // at most 2 MiB
-        let zeroes: SharedBuf = zeroes.map_err(super::commit::out_of_memory)?.freeze();
-        self.write_mapped(tree, at, IoVector::from(zeroes)).await
     }
 
     /// Drops everything that is mapped from `from` to the end of the L1 table: nothing is allocated there afterwards. `from` is a

@@ -3,7 +3,7 @@
 //! Requests that are in flight together touch different bytes, but often the same clusters and tables. Seeded: a failure names its seed.
 
 use crate::rig::*;
-use block_core::Result;
+use block_core::{Preallocation, Result, Truncate};
 use block_drivers::qcow2::{CreateOptions, Version};
 use std::ops::Range;
 
@@ -42,6 +42,8 @@ struct Run {
     seed: u64,
     model: Vec<u8>,
     calls: Vec<Call>,
+    /// The length that the disk is getting. Only flushes are started meanwhile.
+    resizing: Option<(u64, Started<Result<()>>)>,
 }
 
 struct Call {
@@ -123,6 +125,7 @@ impl Run {
             seed,
             model,
             calls: Vec::new(),
+            resizing: None,
         }
     }
 
@@ -144,7 +147,9 @@ impl Run {
                 change: Some(Vec::new()),
                 pending: Pending::Change(self.rig.start_flush()),
             }),
-            _ => self.start(step, seen),
+            3 if self.calls.is_empty() && self.resizing.is_none() => self.resize(),
+            _ if self.resizing.is_none() => self.start(step, seen),
+            _ => {}
         }
         for _ in 0..self.random.below(6) {
             let pick = self.random.below(1 << 20);
@@ -196,6 +201,31 @@ impl Run {
         });
     }
 
+    fn resize(&mut self) {
+        let old = self.model.len() as u64;
+        let cluster = self.rig.setup.options.cluster_size;
+        let random = &mut self.random;
+        let len = match random.below(3) {
+            0 => 512 + random.below(3 * old),
+            1 => old + random.below(cluster),
+            _ => old.saturating_sub(random.below(2 * cluster)).max(512),
+        };
+        let len = len.min(4 * self.rig.setup.options.size.unwrap_or(0)) / 512 * 512;
+        let preallocation = match random.below(3) {
+            0 if len > old => random.pick(&[
+                Preallocation::Metadata,
+                Preallocation::Falloc,
+                Preallocation::Full,
+            ]),
+            _ => Preallocation::Off,
+        };
+        let to = Truncate {
+            preallocation,
+            ..to(len)
+        };
+        self.resizing = Some((len, self.rig.start_truncate(to)));
+    }
+
     /// Often whole clusters, often one of a few; now and then long.
     fn range(&mut self) -> Range<u64> {
         let random = &mut self.random;
@@ -216,6 +246,13 @@ impl Run {
     /// Takes what has ended into the model.
     fn collect(&mut self) {
         let (seed, model) = (self.seed, &mut self.model);
+        if let Some((len, started)) = &self.resizing
+            && let Some(result) = started.result()
+        {
+            result.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            model.resize(*len as usize, 0);
+            self.resizing = None;
+        }
         self.calls.retain(|call| {
             let range = call.range.start as usize..call.range.end as usize;
             match &call.pending {
@@ -245,7 +282,8 @@ impl Run {
         self.rig.let_all_go();
         self.collect();
         let seed = self.seed;
-        assert!(self.calls.is_empty(), "seed {seed}: something hangs");
+        let quiet = self.calls.is_empty() && self.resizing.is_none();
+        assert!(quiet, "seed {seed}: something hangs");
         self.rig
             .close()
             .unwrap_or_else(|e| panic!("seed {seed}: {e}"));

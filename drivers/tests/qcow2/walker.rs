@@ -133,7 +133,8 @@ impl<'a> Walker<'a> {
         let mut count = |found: &mut Findings, at: u64, len: u64, what: &'static str| {
             let table = what != "data" && what != "compressed data";
             if table
-                && (!at.is_multiple_of(size) || at + len > (self.bytes.len() as u64).next_multiple_of(size))
+                && (!at.is_multiple_of(size)
+                    || at + len > (self.bytes.len() as u64).next_multiple_of(size))
             {
                 found
                     .errors
