@@ -3,6 +3,7 @@
 //! QEMU's tools make images with everything that the format has; a test damages them byte by byte. Our check must say what `qemu-img check`
 //! says, number by number, and what we repair must be in order for it, with the guest's data that its own repair keeps.
 
+mod crash;
 mod damage;
 mod images;
 mod ours;
@@ -30,6 +31,16 @@ fn main() -> ExitCode {
             format!("check and repair do what QEMU's do: {name}"),
             NEEDS,
             move || Bench::new(*recipe).run(),
+        ));
+    }
+    for (name, recipe) in images::RECIPES {
+        if *name == "clusters of 2 MiB" {
+            continue; // each of a thousand crashes copies all of it
+        }
+        trials.push(tools::trial(
+            format!("a crash in a repair makes nothing worse: {name}"),
+            NEEDS,
+            move || Bench::new(*recipe).crash(),
         ));
     }
     tools::main(trials)
@@ -82,6 +93,30 @@ impl Bench {
             compared > 20,
             "QEMU told numbers for {compared} images only"
         );
+    }
+
+    fn crash(&self) {
+        let whole = fs::read(&self.image).expect("the image");
+        let (mut wrong, mut crashes) = (Vec::new(), 0);
+        for (what, damage) in DAMAGES {
+            let mut image = Image::new(whole.clone());
+            if !damage(&mut image) {
+                continue;
+            }
+            for level in [RepairLevel::Leaks, RepairLevel::All] {
+                match crash::cut_everywhere(&image.bytes, level) {
+                    Ok(tried) => crashes += tried,
+                    Err(words) => wrong.push(format!("{what}, {level:?}: {words}")),
+                }
+            }
+        }
+        assert!(
+            wrong.is_empty(),
+            "{} are worse:\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
+        assert!(crashes > 100, "only {crashes} crashes were tried");
     }
 
     /// Checks and repairs an image of these bytes. Whether QEMU had numbers for it; else, in words, what is wrong.

@@ -28,10 +28,10 @@ struct Plan {
 
 impl Plan {
     /// The structures count themselves, so that their number is found step by step. It only grows, and few clusters count many.
-    fn new(geometry: &Geometry, counts: &Counts) -> Result<Self, Qcow2Error> {
+    fn new(geometry: &Geometry, counts: &Counts, first: u64) -> Result<Self, Qcow2Error> {
         let mut plan = Self {
             blocks: counts.blocks().into_iter().collect(),
-            first: counts.clusters(),
+            first,
             table_clusters: 1,
         };
         loop {
@@ -63,7 +63,8 @@ impl Plan {
     }
 }
 
-/// Writes refcount blocks and a table for `counts`, in which they count themselves afterwards, and makes `header` lead to them.
+/// Writes refcount blocks and a table for `counts`, in which they count themselves afterwards, and makes `header` lead to them. They go to
+/// the cluster `free_from` and those behind it.
 ///
 /// Errors: [`Qcow2Error::TableTooLarge`], [`Qcow2Error::OutOfMemory`], [`Qcow2Error::Io`]. The image is as it was then; the file may
 /// have grown, and the last write may or may not have been done.
@@ -71,9 +72,10 @@ pub(super) async fn rebuild(
     source: &Source<'_>,
     header: &mut Header,
     counts: &mut Counts,
+    free_from: u64,
 ) -> Result<(), Qcow2Error> {
     let geometry = header.geometry;
-    let plan = Plan::new(&geometry, counts)?;
+    let plan = Plan::new(&geometry, counts, free_from)?;
     for cluster in plan.first..plan.end() {
         counts.add(cluster, 1)?;
     }

@@ -106,11 +106,7 @@ async fn repair_all(source: &Source<'_>, header: &mut Header) -> Result<CheckRep
         .await?;
     let new_table = match snapshots.wrong {
         0 => None,
-        _ => Some(NewTable::place(
-            header.geometry,
-            &snapshots,
-            &mut walk.counts,
-        )?),
+        _ => Some(NewTable::place(&snapshots, &mut walk)?),
     };
     let mut rebuild = walk.rebuild || compared.no_block;
     if !rebuild && new_table.is_some() {
@@ -185,7 +181,8 @@ async fn build_anew<'a, 's>(
     if let Some(table) = new_table {
         table.count(&mut walk.counts)?;
     }
-    rebuild(source, header, &mut walk.counts).await?;
+    let free_from = walk.free_from();
+    rebuild(source, header, &mut walk.counts, free_from).await?;
     let mut walk = Walk::new(source, header, snapshots, Scope::Everything).await?;
     if let Some(table) = new_table {
         table.count(&mut walk.counts)?;
@@ -209,19 +206,15 @@ struct NewTable {
 
 impl NewTable {
     /// Takes the clusters behind everything that was counted, and counts them.
-    fn place(
-        geometry: Geometry,
-        snapshots: &Snapshots,
-        counts: &mut Counts,
-    ) -> Result<Self, Qcow2Error> {
+    fn place(snapshots: &Snapshots, walk: &mut Walk<'_, '_>) -> Result<Self, Qcow2Error> {
         let table = Self {
-            geometry,
+            geometry: walk.geometry,
             bytes: serialise(&snapshots.list)?,
-            first: counts.clusters(),
+            first: walk.free_from(),
             snapshots: snapshots.list.len() as u32, // at most 65536
             old_bytes: snapshots.bytes,
         };
-        table.count(counts)?;
+        table.count(&mut walk.counts)?;
         Ok(table)
     }
 

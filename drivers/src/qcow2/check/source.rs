@@ -7,6 +7,9 @@ use std::cell::Cell;
 /// Bytes of one read of a table that is not needed whole.
 pub(super) const PIECE: u64 = 64 << 10;
 
+/// Bytes of one write.
+const WRITE: usize = 1 << 20;
+
 /// The file of an image that nobody else changes.
 pub(super) struct Source<'a> {
     file: &'a BlockChild,
@@ -49,7 +52,7 @@ impl<'a> Source<'a> {
     /// Writes `src` at `at`. The file grows where it ends before that.
     pub(super) async fn write(&self, what: Table, at: u64, src: &[u8]) -> Result<(), Qcow2Error> {
         let mut place = at;
-        for piece in src.chunks(PIECE as usize) {
+        for piece in src.chunks(WRITE) {
             let written = self
                 .file
                 .pwrite(DiskOffset(place), piece, WriteFlags::default());

@@ -61,6 +61,8 @@ pub(super) struct Walk<'a, 's> {
     pub(super) reftable: Vec<u64>,
     /// Where the refcount blocks are that count. Sorted when the walk is over.
     blocks: Vec<u64>,
+    /// The first cluster behind what entries that lead out of the file lead to, if that is not absurdly far.
+    dangling: u64,
     /// How many entries [`Walk::fix_entries`] would find.
     pub(super) misplaced: u64,
     /// The refcount table or one of its blocks is not fit to be changed.
@@ -100,6 +102,7 @@ impl<'a, 's> Walk<'a, 's> {
             areas: Vec::new(),
             reftable: Vec::new(),
             blocks: Vec::new(),
+            dangling: 0,
             misplaced: 0,
             rebuild: false,
         };
@@ -143,6 +146,10 @@ impl<'a, 's> Walk<'a, 's> {
                 end,
             };
             self.report.corrupt(times, outside);
+            let behind = self.geometry.clusters_for(last);
+            if behind / 2 <= self.counts.clusters() {
+                self.dangling = self.dangling.max(behind);
+            }
             return Ok(true);
         }
         let mut wide_enough = true;
@@ -346,6 +353,12 @@ impl<'a, 's> Walk<'a, 's> {
         self.rebuild = true;
         self.report.corrupt(1, wrong);
         Ok(())
+    }
+
+    /// The first cluster where nothing is, and where nothing leads to: an entry that leads behind the end of a file that was cut must not
+    /// lead to new tables.
+    pub(super) fn free_from(&self) -> u64 {
+        self.counts.clusters().max(self.dangling)
     }
 
     /// Whether other metadata lies on the table of `bytes` bytes at `offset`, so that writing to it would damage that
