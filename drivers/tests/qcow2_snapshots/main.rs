@@ -1,5 +1,8 @@
 //! Internal snapshots and the machine's state in qcow2 images, on a disk in memory: against byte arrays, one for each snapshot.
 
 mod cost; // requests and bytes beside the state
+mod crash; // the machine stops
+mod faults; // a request of the file fails
 mod life; // made, listed, gone to, deleted
 mod support;
+mod world; // what an image must say

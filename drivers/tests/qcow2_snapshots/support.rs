@@ -30,6 +30,11 @@ impl Bench {
         self.context.block_on(future)
     }
 
+    /// Runs everything that can run.
+    pub(crate) fn go_on(&self) {
+        self.context.by_hand().run_until_stalled();
+    }
+
     pub(crate) fn handle(&self) -> AioHandle {
         self.context.handle()
     }
@@ -176,6 +181,10 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
+    }
+
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
     }
 }
 
