@@ -124,6 +124,9 @@ impl Bench {
         let [a, b] = ["ours", "theirs"].map(|name| self.folder.path().join(name));
         let fresh = |at: &Path| fs::write(at, bytes).expect("a copy");
         fresh(&a);
+        if let Some(keep) = std::env::var_os("QCOW2_CHECK_KEEP") {
+            fresh(Path::new(&keep));
+        }
         let before = theirs::check(&a);
         let found = self.ours.check(&a);
         if fs::read(&a).expect("the image") != bytes {
@@ -134,8 +137,8 @@ impl Bench {
             (Some(expected), found) => {
                 return Err(format!("check: theirs {expected:?}\n  ours {found:?}"));
             }
-            // What QEMU gives up may be no clean image for us either.
-            (None, Ok(report)) if report.is_clean() => {
+            // What QEMU's check gives up may be no clean image for us either. It opens fewer images than we check.
+            (None, Ok(report)) if report.is_clean() && theirs::opens(&a) => {
                 return Err("check: QEMU gives up, and we find nothing".into());
             }
             (None, _) => {}
@@ -165,7 +168,10 @@ impl Bench {
             };
             // With refcounts of 1 bit we see more often than QEMU that they are not fit to be changed.
             let refused = report.is_ok_and(|report| report.needs_rebuild);
-            if level == RepairLevel::Leaks && left != Some(expected) && !refused {
+            if level == RepairLevel::Leaks && refused {
+                continue;
+            }
+            if level == RepairLevel::Leaks && left != Some(expected) {
                 return Err(words);
             }
             if !expected.is_clean() {

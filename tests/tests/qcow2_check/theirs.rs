@@ -83,6 +83,13 @@ fn report(image: &Path, more: &[&str]) -> Option<Numbers> {
     })
 }
 
+/// Whether QEMU opens the image for writing.
+pub(super) fn opens(image: &Path) -> bool {
+    let image = image.to_str().expect("a plain name");
+    let args = ["-f", "qcow2", "-c", "quit", image];
+    run("qemu-io", &args).status.success()
+}
+
 /// Whether both images read the same; `None` where one of them cannot be read.
 pub(super) fn same_content(a: &Path, b: &Path) -> Option<bool> {
     let (a, b) = (a.to_str().expect("plain"), b.to_str().expect("plain"));
