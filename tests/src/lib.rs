@@ -1,11 +1,14 @@
 //! What the integration tests share: finding outside tools, driving QEMU, building our own program.
 
 pub mod files;
+pub mod images;
 pub mod lines;
 pub mod locks;
 pub mod machine;
 pub mod program;
 pub mod qemu;
+pub mod qemu_img;
+pub mod random;
 pub mod source;
 pub mod tools;
 pub mod wrapper;

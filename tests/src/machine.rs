@@ -1,4 +1,4 @@
-//! The machine that is saved and loaded: 64 MiB of memory, firmware, nothing to boot, 48 MiB of random bytes.
+//! The machine that is saved and loaded: 80 MiB of memory, firmware, nothing to boot, 48 MiB of random bytes.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -9,26 +9,39 @@ use serde_json::json;
 
 use crate::files::{build_folder, first_difference};
 use crate::qemu::{Gone, Qemu};
+use crate::random::Random;
 
 /// How many of the memory's bytes are random.
 pub const RANDOM_LEN: u64 = 48 << 20;
+/// The firmware works at the memory's start, at its end, and just below 16 MiB before its end.
 const RANDOM_AT: u64 = 8 << 20;
-const MEMORY: u64 = 64 << 20;
+const MEMORY: u64 = 80 << 20;
 const SEED: u64 = 0x5eed;
-const OPTIONS: &str = "-machine pc -accel tcg -m 64 -nodefaults -display none";
+const OPTIONS: &str = "-machine pc -accel tcg -m 80 -nodefaults -display none";
+
+/// The machine's disk: a virtio block device, which the monitor's `qemu-io` calls `disk`.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk<'a> {
+    /// A qcow2 image. QEMU writes to it and locks it.
+    pub image: &'a Path,
+    /// `cache=none`, else `cache=writeback`.
+    pub direct: bool,
+}
 
 /// A machine with the random bytes in its memory, started and then stopped.
 ///
 /// # Panics
 /// If QEMU does not start.
 pub fn stopped() -> Qemu {
-    let random = random_file().display();
-    let loader = format!("loader,file={random},addr={RANDOM_AT:#x},force-raw=on");
-    let args: Vec<&str> = OPTIONS.split(' ').chain(["-device", &loader]).collect();
-    let mut qemu = Qemu::start(&args).unwrap_or_else(|gone| panic!("{gone}"));
-    qemu.qmp("stop", json!({}))
-        .unwrap_or_else(|gone| panic!("{gone}"));
-    qemu
+    stopped_with(&[])
+}
+
+/// The same machine with a disk.
+///
+/// # Panics
+/// If QEMU does not start.
+pub fn stopped_with_disk(disk: Disk<'_>) -> Qemu {
+    stopped_with(&disk.options())
 }
 
 /// The same machine without the bytes, which takes its state from `uri`.
@@ -36,7 +49,66 @@ pub fn stopped() -> Qemu {
 /// # Errors
 /// [`Gone`] if QEMU ends first: the state was refused at once.
 pub fn that_loads(uri: &str) -> Result<Qemu, Gone> {
-    let args: Vec<&str> = OPTIONS.split(' ').chain(["-incoming", uri]).collect();
+    start(&["-incoming", uri])
+}
+
+/// The machine with a disk, without the bytes, which takes its state from `uri`.
+///
+/// # Errors
+/// [`Gone`] if QEMU ends first: the state was refused at once.
+pub fn with_disk_that_loads(disk: Disk<'_>, uri: &str) -> Result<Qemu, Gone> {
+    let disk = disk.options();
+    let args = [
+        &disk.each_ref().map(String::as_str)[..],
+        &["-incoming", uri],
+    ];
+    start(&args.concat())
+}
+
+/// The machine with a disk, without the bytes, which starts from a snapshot in its disk's image, and does not run.
+///
+/// # Errors
+/// [`Gone`] if QEMU ends first: there is no such snapshot, or it was refused.
+pub fn that_starts_from(disk: Disk<'_>, snapshot: &str) -> Result<Qemu, Gone> {
+    let disk = disk.options();
+    let args = [
+        &disk.each_ref().map(String::as_str)[..],
+        &["-S", "-loadvm", snapshot],
+    ];
+    start(&args.concat())
+}
+
+impl Disk<'_> {
+    fn options(&self) -> [String; 4] {
+        let image = self.image.display();
+        let cache = if self.direct { "none" } else { "writeback" };
+        let drive = format!("if=none,id=disk,file={image},format=qcow2,cache={cache}");
+        let device = "virtio-blk-pci,drive=disk".to_owned();
+        ["-drive".to_owned(), drive, "-device".to_owned(), device]
+    }
+}
+
+fn stopped_with(options: &[String]) -> Qemu {
+    let random = random_file().display();
+    let loader = format!("loader,file={random},addr={RANDOM_AT:#x},force-raw=on");
+    let mut args = vec!["-device", &loader];
+    args.extend(options.iter().map(String::as_str));
+    let mut qemu = start(&args).unwrap_or_else(|gone| panic!("{gone}"));
+    stop(&mut qemu);
+    qemu
+}
+
+/// Stops a machine that runs.
+///
+/// # Panics
+/// If QEMU has ended.
+pub fn stop(qemu: &mut Qemu) {
+    qemu.qmp("stop", json!({}))
+        .unwrap_or_else(|gone| panic!("{gone}"));
+}
+
+fn start(options: &[&str]) -> Result<Qemu, Gone> {
+    let args: Vec<&str> = OPTIONS.split(' ').chain(options.iter().copied()).collect();
     Qemu::start(&args)
 }
 
@@ -94,6 +166,14 @@ impl Machine {
     pub fn check_equal(&self, other: &Machine) {
         assert_eq!(self.run_state, "paused");
         assert_eq!(self.run_state, other.run_state);
+        self.check_same_guest(other);
+    }
+
+    /// Compares registers and each byte of memory: a QEMU that has not run yet says so, whatever it has loaded.
+    ///
+    /// # Panics
+    /// If there is any difference.
+    pub fn check_same_guest(&self, other: &Machine) {
         assert!(self.registers.contains("CPU#0"), "{}", self.registers);
         assert_eq!(self.registers, other.registers);
         let (mut a, mut b) = (&self.memory, &other.memory);
@@ -118,9 +198,9 @@ fn random_file() -> &'static Path {
         // Under another name first: two test processes, or one that is killed, never leave half a file under this one.
         let mut file = tempfile::NamedTempFile::new_in(build_folder()).expect("a file");
         let mut out = BufWriter::new(file.as_file_mut());
-        let mut state = SEED;
+        let mut random = Random::new(SEED);
         for _ in 0..RANDOM_LEN / 8 {
-            let word = split_mix(&mut state).to_le_bytes();
+            let word = random.word().to_le_bytes();
             out.write_all(&word).expect("48 MiB fit");
         }
         out.flush().expect("48 MiB fit");
@@ -128,13 +208,4 @@ fn random_file() -> &'static Path {
         file.persist(&path).expect("the file is renamed");
         path
     })
-}
-
-/// The next number of the SplitMix64 sequence.
-fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

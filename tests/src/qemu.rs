@@ -121,9 +121,24 @@ impl Qemu {
         Ok(status)
     }
 
+    /// One command of the monitor's `qemu-io` on a drive. Reads and writes must be told to say nothing (`-q`): what the command has to say
+    /// does not come in the answer, but between QMP's lines, and at QEMU's end at the latest. Whatever is found there is a failure.
+    ///
+    /// # Errors
+    /// [`Gone`] if QEMU ends before it answers.
+    pub fn qemu_io(&mut self, drive: &str, command: &str) -> Result<(), Gone> {
+        let said = self.hmp(&format!("qemu-io {drive} \"{command}\""))?;
+        assert_eq!(said, "", "{command}");
+        Ok(())
+    }
+
     /// Ends QEMU in the ordinary way and waits for it.
+    ///
+    /// # Panics
+    /// If it has said anything that is no QMP: a `qemu-io` has failed.
     pub fn quit(mut self) {
         let _already_gone = self.qmp("quit", json!({}));
+        while self.message().is_ok() {}
         let _ = self.child.wait();
     }
 
@@ -133,7 +148,8 @@ impl Qemu {
             .next_line()
             .expect("QEMU's monitor speaks")
         {
-            Some(line) => Ok(serde_json::from_str(&line).expect("QMP is one JSON value a line")),
+            Some(line) => Ok(serde_json::from_str(&line)
+                .unwrap_or_else(|error| panic!("QMP is one JSON value a line: {error}: {line}"))),
             None => Err(self.gone()),
         }
     }

@@ -1,7 +1,7 @@
 //! A real machine is saved through our program and comes back in another QEMU, byte for byte; and a save that was cut short brings
 //! back nothing.
 //!
-//! No guest system is needed: the firmware runs for a moment, 48 MiB of the 64 MiB of memory hold seeded random bytes that a
+//! No guest system is needed: the firmware runs for a moment, 48 MiB of the 80 MiB of memory hold seeded random bytes that a
 //! `loader` device put there, and the second QEMU, which has no such device, can only have them from the saved state.
 
 use std::fs;
