@@ -197,26 +197,34 @@ impl Image {
         self.l2.adopt(at, &bytes);
         self.set_l1_entry(tree, l1_index, L1Entry::new(HostOffset(at), true).0);
         if let Some(old) = old {
-            self.free_bytes(old, cluster_size);
+            self.free(self.clusters_of(old, cluster_size));
         }
         Ok(())
     }
 
-    /// What a cluster used loses a reference when the present mapping is stable. `None` for one in an external data file.
+    /// What a cluster used loses a reference when the present mapping is stable. Nothing does for one in an external data file.
     pub(super) fn free_cluster(&self, old: &Cluster) {
         if let Cluster::Compressed { at, bytes } = *old {
-            self.free_bytes(at, bytes);
+            self.free_data(self.clusters_of(at, bytes));
         } else if let Some(host) = old.host()
             && self.data.is_none()
         {
-            self.free_bytes(host, self.geometry.cluster_size());
+            self.free_data(self.clusters_of(host, self.geometry.cluster_size()));
         }
     }
 
-    fn free_bytes(&self, at: HostOffset, bytes: u64) {
-        let first = self.geometry.cluster_of(at);
-        let end = self.geometry.clusters_for(at.0 + bytes);
-        self.free(first..end);
+    /// The same for host clusters that an entry of an L2 table names. A damaged one may name a table's: that stays in use, or the next who
+    /// allocates would write over it.
+    pub(super) fn free_data(&self, clusters: Range<u64>) {
+        let tables = &self.refcounts.tables;
+        clusters
+            .filter(|cluster| tables.get(*cluster).is_none())
+            .for_each(|cluster| self.free(cluster..cluster + 1));
+    }
+
+    /// The host clusters that hold `bytes` bytes at `at`.
+    fn clusters_of(&self, at: HostOffset, bytes: u64) -> Range<u64> {
+        self.geometry.cluster_of(at)..self.geometry.clusters_for(at.0 + bytes)
     }
 
     /// Bytes from `at` to the end of what its slice of an L2 table maps.

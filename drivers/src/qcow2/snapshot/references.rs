@@ -82,7 +82,12 @@ impl Image {
         while let Some(step) = walk.step(self).await? {
             self.make_room().await?;
             let references = self.references(&step)?;
-            references.into_iter().for_each(|r| self.free(r.clusters));
+            for Reference { clusters, what, .. } in references {
+                match what {
+                    Table::Data => self.free_data(clusters),
+                    _ => self.free(clusters),
+                }
+            }
             walk.advance(&step);
         }
         Ok(())

@@ -1,0 +1,73 @@
+//! Images whose tables contradict each other: what is written to them does not destroy more.
+
+use crate::support::*;
+use block_core::DiskOffset;
+
+const CLUSTER: u64 = 4096;
+const OPTIONS: &str = "size=1M,cluster_size=4096";
+
+/// An image with the clusters 0 and 1 written.
+async fn written(context: &aio_task::AioHandle) -> Vec<u8> {
+    let bytes = new_image(context, OPTIONS).await;
+    let (node, control) = open(context, &bytes).await;
+    write(&node, 0, &[1; 2 * CLUSTER as usize])
+        .await
+        .expect("written");
+    node.close().await.expect("closed");
+    control.contents()
+}
+
+#[test]
+fn a_table_that_a_guests_entry_names_is_not_let_go_with_it() {
+    run(async |context| {
+        for table in [l1_at, first_l2_at, first_block_at, |image: &[u8]| {
+            be64(image, 48)
+        }] {
+            let mut image = written(context).await;
+            let at = table(&image);
+            let entry = first_l2_at(&image);
+            put(&mut image, entry, &(at | 1 << 63).to_be_bytes());
+            let (node, control) = open(context, &image).await;
+            node.pdiscard(DiskOffset(0), CLUSTER)
+                .await
+                .expect("discarded");
+            node.flush().await.expect("flushed");
+            for cluster in 4..40 {
+                let data = [0xAA; CLUSTER as usize];
+                write(&node, cluster * CLUSTER, &data)
+                    .await
+                    .expect("written");
+            }
+            node.close().await.expect("closed");
+            let image = control.contents();
+            let here = &image[at as usize..][..CLUSTER as usize];
+            assert!(
+                here != [0xAA; CLUSTER as usize],
+                "the table at {at} is gone"
+            );
+            let (node, _) = open(context, &image).await;
+            assert_eq!(read(&node, CLUSTER, 4096).await, [1; 4096]);
+        }
+    });
+}
+
+#[test]
+fn a_cluster_that_cannot_be_let_go_costs_no_other_at_the_close() {
+    run(async |context| {
+        let mut image = written(context).await;
+        let entry = be64(&image, first_l2_at(&image)) & 0x00ff_ffff_ffff_fe00;
+        let count = first_block_at(&image) + entry / CLUSTER * 2;
+        put(&mut image, count, &[0, 0]); // in use, and counted as free
+        let (node, control) = open(context, &image).await;
+        // Not in one run.
+        node.pdiscard(DiskOffset(CLUSTER), CLUSTER)
+            .await
+            .expect("discarded");
+        node.pdiscard(DiskOffset(0), CLUSTER)
+            .await
+            .expect("discarded");
+        node.close().await.expect_err("a refcount below 0");
+        let report = checked(context, &control.contents()).await;
+        assert_eq!((report.corruptions, report.leaks), (0, 0), "{report:?}");
+    });
+}

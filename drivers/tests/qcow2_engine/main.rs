@@ -1,0 +1,4 @@
+//! The engine of qcow2 on images that are damaged, tiny, or cut off by a crash.
+
+mod damaged;
+mod support;
