@@ -71,3 +71,60 @@ fn a_cluster_that_cannot_be_let_go_costs_no_other_at_the_close() {
         assert_eq!((report.corruptions, report.leaks), (0, 0), "{report:?}");
     });
 }
+
+/// The image with a bitmap, whose table has `entries` at `table`.
+fn with_bitmap(image: &mut Vec<u8>, directory: u64, table: u64, entries: u32) {
+    let mut extension = Vec::new();
+    extension.extend(0x2385_2875_u32.to_be_bytes());
+    extension.extend(24_u32.to_be_bytes());
+    extension.extend(1_u32.to_be_bytes());
+    extension.extend(0_u32.to_be_bytes());
+    extension.extend(32_u64.to_be_bytes());
+    extension.extend(directory.to_be_bytes());
+    extension.extend([0; 8]);
+    put(image, 112, &extension);
+    put(image, 88, &1_u64.to_be_bytes());
+    let mut entry = Vec::new();
+    entry.extend(table.to_be_bytes());
+    entry.extend(entries.to_be_bytes());
+    entry.extend(0_u32.to_be_bytes());
+    entry.extend([1, 16, 0, 1, 0, 0, 0, 0, b'b', 0, 0, 0, 0, 0, 0, 0]);
+    put(image, directory, &entry);
+}
+
+#[test]
+fn a_bitmap_table_longer_than_any_is_not_read() {
+    run(async |context| {
+        let mut image = written(context).await;
+        let end = image.len() as u64;
+        let entries = 4 << 20;
+        with_bitmap(&mut image, end, end + CLUSTER, entries);
+        image.resize((end + CLUSTER + u64::from(entries) * 8) as usize, 0);
+        let (node, control) = open(context, &image).await;
+        let longest = control.records().iter().map(|record| record.len).max();
+        assert!(longest <= Some(1 << 20), "{longest:?} bytes at once");
+        assert_eq!(read(&node, 0, 4096).await, [1; 4096]);
+        assert_eq!(be64(&control.contents(), 88), 0, "dropped all the same");
+    });
+}
+
+#[test]
+fn a_table_that_a_bitmap_names_is_not_let_go_with_it() {
+    run(async |context| {
+        let mut image = written(context).await;
+        let (directory, l1) = (image.len() as u64, l1_at(&image));
+        with_bitmap(&mut image, directory, l1, 2);
+        image.resize((directory + CLUSTER) as usize, 0);
+        let (node, control) = open(context, &image).await;
+        for cluster in 4..40 {
+            let data = [0xAA; CLUSTER as usize];
+            write(&node, cluster * CLUSTER, &data)
+                .await
+                .expect("written");
+        }
+        node.close().await.expect("closed");
+        let image = control.contents();
+        let here = &image[l1 as usize..][..CLUSTER as usize];
+        assert!(here != [0xAA; CLUSTER as usize], "the L1 table is gone");
+    });
+}
