@@ -188,7 +188,14 @@ impl Image {
                 let child = data.child();
                 child.pwrite_zeroes(DiskOffset(at.0), len, flags).await
             }
-            (false, Change::Discard) => data.child().pdiscard(DiskOffset(at.0), len).await,
+            (false, Change::Discard) => {
+                // It ends where it was written last: QEMU does not lengthen it with the disk.
+                let there = data.length().await?.saturating_sub(at.0).min(len);
+                match there {
+                    0 => Ok(()),
+                    _ => data.child().pdiscard(DiskOffset(at.0), there).await,
+                }
+            }
             (false, _) => Ok(()),
         };
         done.map_err(|e| e.cause)
