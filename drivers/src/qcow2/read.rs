@@ -5,7 +5,7 @@ use super::image::Image;
 use super::mapping::Content;
 use super::offset::GuestOffset;
 use super::tree::Tree;
-use block_core::{IoBuf, ReadVector};
+use block_core::{IoBuf, IoVector, ReadVector};
 
 impl Image {
     /// Fills `dst` from `at` on, in the order of the locks: behind changes of the same clusters that came before.
@@ -110,15 +110,18 @@ impl Image {
         tree: &Tree,
         at: GuestOffset,
         len: u64,
-    ) -> Result<Option<IoBuf>> {
+    ) -> Result<IoVector> {
         if len == 0 {
-            return Ok(None);
+            return Ok(IoVector::new());
         }
         let memory = self.data_file().child().limits().memory_alignment as usize;
         let buffer = IoBuf::zeroed(len as usize, memory).map_err(super::commit::out_of_memory)?;
         let (filled, result) = self.read_mapped(tree, at, ReadVector::from(buffer)).await;
         result?;
-        let mut parts = filled.into_parts().into_iter();
-        Ok(parts.next().filter(|part| part.len() as u64 == len))
+        let mut copy = IoVector::new();
+        for part in filled.into_parts() {
+            copy.push(part.freeze());
+        }
+        Ok(copy)
     }
 }

@@ -174,14 +174,11 @@ impl Image {
         let Plan { at, region, .. } = plan;
         let end = at.0 + plan.len;
         let head = self.read_copy(tree, GuestOffset(region.start), at.0 - region.start);
-        let head = head.await?;
-        let tail = self
-            .read_copy(tree, GuestOffset(end), region.end - end)
-            .await?;
-        let mut data = IoVector::new();
-        head.into_iter().for_each(|head| data.push(head.freeze()));
+        let mut data = head.await?;
+        let tail = self.read_copy(tree, GuestOffset(end), region.end - end);
+        let tail = tail.await?;
         data.append(src.slice(0..plan.len));
-        tail.into_iter().for_each(|tail| data.push(tail.freeze()));
+        data.append(tail);
         let place = plan.host.0 + (region.start - plan.first.0);
         self.check_data(HostOffset(place), region.end - region.start)?;
         self.data_file().writev(place, data).await?;
