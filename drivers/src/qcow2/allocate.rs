@@ -40,7 +40,8 @@ impl Refcounts {
     ///
     /// Also returns the clusters of the old reftable if it had to move, which the caller lets go.
     ///
-    /// Errors: [`Qcow2Error::TableTooLarge`] where the reftable would be longer than 8 MiB; what loading or writing a table gave. Nothing is taken then.
+    /// Errors: [`Qcow2Error::TableTooLarge`] where the reftable would be longer than 8 MiB; what loading or writing a table gave. Nothing is
+    /// taken then.
     pub(super) async fn allocate(
         &self,
         file: &ImageFile,

@@ -343,7 +343,8 @@ const fn compressed_shift(geometry: &Geometry) -> u32 {
 }
 
 impl Cluster {
-    /// A standard cluster from its parts; `copied` is false where there is no host cluster. A host cluster without any subcluster in use, and equal subclusters, get their own names.
+    /// A standard cluster from its parts; `copied` is false where there is no host cluster. A host cluster without any subcluster in use,
+    /// and equal subclusters, get their own names.
     pub(crate) fn of(
         geometry: &Geometry,
         offset: Option<HostOffset>,
