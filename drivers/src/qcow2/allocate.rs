@@ -13,6 +13,7 @@ use super::Result;
 use super::error::{Qcow2Error, Table};
 use super::file::ImageFile;
 use super::geometry::{MAX_REFTABLE_BYTES, TABLE_ENTRY_SIZE};
+use super::offset::HostOffset;
 use super::refcounts::{Gap, Refcounts};
 use block_core::Cause;
 use std::ops::Range;
@@ -61,6 +62,56 @@ impl Refcounts {
             self.no_gap.set(gap);
         }
         Ok(taken)
+    }
+
+    /// Takes `bytes` bytes for compressed data, at most a cluster: behind the ones taken last where there is room or the next cluster is
+    /// free, else in a free cluster (QEMU's `qcow2_alloc_bytes`). Every cluster that they touch has one reference more.
+    ///
+    /// Result and errors otherwise as in [`Refcounts::allocate`].
+    pub(super) async fn append(
+        &self,
+        file: &ImageFile,
+        bytes: u64,
+    ) -> Result<(HostOffset, Option<Range<u64>>)> {
+        let geometry = &self.geometry;
+        let _turn = self.turn.lock().await;
+        let at = self.append_at.get();
+        let cluster = geometry.cluster_of(HostOffset(at));
+        let last = match at {
+            0 => None,
+            _ => self.slice(file, cluster).await?,
+        };
+        // One more reference must fit.
+        let last = last.and_then(|(slice, index)| {
+            let count = self.read(&slice, index);
+            (0 < count && count < geometry.max_refcount()).then_some((slice, index, count))
+        });
+        let room = match last {
+            Some(_) => geometry.cluster_size() - geometry.in_cluster(at),
+            None => 0,
+        };
+        let raise_last = || {
+            if let Some((slice, index, count)) = &last {
+                self.write(slice, *index, count + 1);
+            }
+        };
+        let (at, old_table) = if room >= bytes {
+            raise_last();
+            (at, None)
+        } else {
+            let run = self.find(file, Wanted::Exactly(1)).await?;
+            let (new, old_table) = self.take(file, run).await?;
+            if room > 0 && new.start == cluster + 1 {
+                raise_last();
+                (at, old_table)
+            } else {
+                (new.start << geometry.cluster_bits(), old_table)
+            }
+        };
+        let end = at + bytes;
+        let full = geometry.is_aligned(end);
+        self.append_at.set(if full { 0 } else { end });
+        Ok((HostOffset(at), old_table))
     }
 
     async fn find(&self, file: &ImageFile, wanted: Wanted) -> Result<Run> {

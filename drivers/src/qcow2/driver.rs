@@ -1,5 +1,6 @@
 //! The driver as a node sees it: every call goes to a file of its own name, and its errors get the caller's numbers here.
 
+use super::compressor::Qcow2Compressor;
 use super::error::Qcow2Error;
 use super::image::Image;
 use super::offset::GuestOffset;
@@ -28,6 +29,11 @@ impl Qcow2Driver {
     pub async fn open(file: BlockChild, options: Qcow2Options) -> Result<Self, Qcow2Error> {
         let image = Rc::new(Image::open(file, options).await?);
         Ok(Self { image })
+    }
+
+    /// Writes compressed clusters, once the driver itself is a node's.
+    pub fn compressor(&self) -> Qcow2Compressor {
+        Qcow2Compressor::new(self.image.clone())
     }
 
     /// What fits on the disk from `at` on: the node pads the last block of a disk that ends inside one.
@@ -239,6 +245,6 @@ fn request_alignment(image: &Image) -> u32 {
 }
 
 /// An error gets the numbers of the call.
-fn during<T>(op: Op, at: u64, len: u64, result: Result<T, Cause>) -> Result<T> {
+pub(super) fn during<T>(op: Op, at: u64, len: u64, result: Result<T, Cause>) -> Result<T> {
     result.map_err(|cause| BlockError::new(op, at, len, cause))
 }

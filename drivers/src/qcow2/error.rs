@@ -354,6 +354,14 @@ pub enum Qcow2Error {
         reason: &'static str,
     },
 
+    /// Compressed data is written in whole clusters, the last of which may end with the disk.
+    Compressed {
+        /// The guest offset.
+        at: u64,
+        /// Bytes.
+        len: u64,
+    },
+
     // ---- Neither the image's fault --------------------------------------------------------------------------------------------------
     /// The options given to [`create`](super::create()) contradict each other, or the format.
     Options(super::OptionError),
@@ -593,6 +601,10 @@ impl fmt::Display for Qcow2Error {
             Self::Resize { size, reason } => {
                 write!(f, "the disk cannot have {size} bytes: {reason}")
             }
+            Self::Compressed { at, len } => write!(
+                f,
+                "{len} bytes at {at} are no whole clusters, which compressed data is written in"
+            ),
             Self::Options(error) => error.fmt(f),
             Self::BitmapEntry {
                 index,

@@ -14,7 +14,7 @@ use super::root_table::RootTable;
 use super::snapshot::Snapshots;
 use super::snapshot::leftovers::Leftovers;
 use super::vmstate::Vmstate;
-use aio_task::CoMutex;
+use aio_task::{CoMutex, WorkerPool};
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
@@ -32,6 +32,8 @@ pub(super) struct Image {
     pub(super) data: Option<ImageFile>,
     pub(super) backing: Backing,
     pub(super) read_only: bool,
+    /// Where compressed clusters are packed and unpacked.
+    pub(super) workers: Option<WorkerPool>,
     /// Set when the close begins.
     pub(super) closed: Cell<bool>,
 

@@ -223,7 +223,7 @@ impl Image {
     }
 
     /// The host clusters that hold `bytes` bytes at `at`.
-    fn clusters_of(&self, at: HostOffset, bytes: u64) -> Range<u64> {
+    pub(super) fn clusters_of(&self, at: HostOffset, bytes: u64) -> Range<u64> {
         self.geometry.cluster_of(at)..self.geometry.clusters_for(at.0 + bytes)
     }
 

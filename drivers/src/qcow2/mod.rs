@@ -24,7 +24,7 @@
 //! | L1, L2 and reftable entries, compressed clusters' entries, subclusters | 8 or 16 each | `entry.rs` |
 //! | refcounts | 1 to 64 bits each | `geometry.rs` (codec), `refcounts.rs`, `allocate.rs` |
 //! | snapshot table | 40 and more a snapshot | `snapshot/table.rs` |
-//! | compressed data | any | `codec.rs`, `compressed.rs` |
+//! | compressed data | any | `codec.rs`, `compressed.rs`, `compressor.rs` |
 //!
 //! | what happens | file |
 //! |---|---|
@@ -64,6 +64,7 @@ mod check; // qemu-img check
 pub mod codec; // zlib and zstd
 mod commit; // the order on disk
 mod compressed; // compressed clusters
+mod compressor; // who writes them
 mod create; // qemu-img create
 mod driver; // the trait
 mod entry; // what the tables hold
@@ -95,6 +96,7 @@ pub use chain::{
     ChainError, ChainOptions, ImageFormat, MAX_CHAIN, MissingFormat, NamedFile, Permit, open_image,
 };
 pub use check::{CheckReport, Finding, MAX_FINDINGS, RepairLevel, check, repair};
+pub use compressor::Qcow2Compressor;
 pub use create::{Backing, CreateOptions, DataFile, OptionError, Version, create};
 pub use driver::Qcow2Driver;
 pub use error::{Feature, Qcow2Error, Table};

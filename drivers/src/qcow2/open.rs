@@ -68,6 +68,7 @@ impl Image {
             file,
             data,
             read_only,
+            workers: options.workers,
             closed: Cell::new(false),
             locks: Default::default(),
             l2_turn: Default::default(),

@@ -34,6 +34,8 @@ pub(super) struct Refcounts {
     pub(super) first_free: Cell<u64>,
     /// No gap of so many clusters begins before this one: the search for a run that was wanted in one piece goes on here.
     pub(super) no_gap: Cell<Gap>,
+    /// The first byte behind the compressed data that was taken last, inside a cluster of such data that is in use; 0: there is none.
+    pub(super) append_at: Cell<u64>,
     /// Whoever searches or changes refcounts has the turn: what it found stays true until it has made its change.
     pub(super) turn: CoMutex<()>,
 }
@@ -68,6 +70,7 @@ impl Refcounts {
             tables: TableMap::default(),
             first_free: Cell::new(0),
             no_gap: Cell::default(),
+            append_at: Cell::default(),
             turn: CoMutex::new(()),
         }
     }
@@ -136,6 +139,9 @@ impl Refcounts {
                     let cluster = first + (index - indices.start) as u64;
                     self.first_free.set(self.first_free.get().min(cluster));
                     self.no_gap.set(self.no_gap.get().with_free(cluster));
+                    if self.append_at.get() >> self.geometry.cluster_bits() == cluster {
+                        self.append_at.set(0); // it will be somebody else's
+                    }
                     freed(cluster);
                 }
             }

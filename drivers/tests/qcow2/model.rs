@@ -4,6 +4,7 @@
 
 use crate::rig::*;
 use block_core::{Preallocation, Result, Truncate};
+use block_drivers::qcow2::codec::CompressionType;
 use block_drivers::qcow2::{CreateOptions, Version};
 use std::ops::Range;
 
@@ -16,24 +17,25 @@ fn any_sequence_of_requests_equals_an_array_of_bytes() {
     for seed in 1..=SEEDS {
         Run::new(seed).whole(&mut seen);
     }
-    let Seen {
-        requests,
-        together,
-        reopened,
-    } = seen;
-    println!("{requests} requests, {together} of them while others were under way");
+    println!("{seen:?}");
+    let compressed = !CompressionType::Zlib.is_built() || seen.compressed > SEEDS;
     assert!(
-        together > SEEDS * STEPS / 4 && reopened > SEEDS,
-        "the test was idle"
+        seen.together > SEEDS * STEPS / 4
+            && seen.reopened > SEEDS
+            && seen.resized > 2 * SEEDS
+            && compressed,
+        "the test was idle: {seen:?}"
     );
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seen {
     requests: u64,
     /// Requests that were started while another one was in flight.
     together: u64,
     reopened: u64,
+    resized: u64,
+    compressed: u64,
 }
 
 struct Run {
@@ -83,6 +85,10 @@ pub fn setup(seed: u64) -> Setup {
             cluster_size,
             refcount_bits,
             extended_l2,
+            compression_type: match version {
+                Version::V3 => random.pick(&CompressionType::ALL),
+                Version::V2 => CompressionType::Zlib,
+            },
             ..CreateOptions::default()
         },
         backing,
@@ -92,6 +98,10 @@ pub fn setup(seed: u64) -> Setup {
         l2_cache: random.pick(&[1, 0]),
         refcount_cache: random.pick(&[1, 0]),
     }
+}
+
+fn compresses(setup: &Setup) -> bool {
+    setup.options.compression_type.is_built() && !setup.data_file
 }
 
 /// What the disk of a new image reads as.
@@ -147,7 +157,7 @@ impl Run {
                 change: Some(Vec::new()),
                 pending: Pending::Change(self.rig.start_flush()),
             }),
-            3 if self.calls.is_empty() && self.resizing.is_none() => self.resize(),
+            3 if self.calls.is_empty() && self.resizing.is_none() => self.resize(seen),
             _ if self.resizing.is_none() => self.start(step, seen),
             _ => {}
         }
@@ -159,6 +169,7 @@ impl Run {
     }
 
     fn start(&mut self, step: u64, seen: &mut Seen) {
+        let cluster = self.rig.setup.options.cluster_size;
         let (range, random) = (self.range(), &mut self.random);
         let overlaps = |call: &&Call| call.range.start < range.end && range.start < call.range.end;
         let (at, len) = (range.start, range.end - range.start);
@@ -168,6 +179,9 @@ impl Run {
         if !(others.is_empty() || kind < 3 && reads) {
             return;
         }
+        let size = self.model.len() as u64;
+        let whole =
+            at.is_multiple_of(cluster) && (range.end.is_multiple_of(cluster) || range.end == size);
         seen.requests += 1;
         seen.together += u64::from(!self.calls.is_empty());
         let rig = &self.rig;
@@ -175,6 +189,17 @@ impl Run {
             0..3 => {
                 let expected = self.model[at as usize..range.end as usize].to_vec();
                 (None, Pending::Read(rig.start_read(at, len), expected))
+            }
+            // The bytes of some are random, and do not get smaller.
+            6 if whole && compresses(&rig.setup) => {
+                seen.compressed += 1;
+                let seed = self.seed << 20 | step;
+                let bytes = match random.below(4) {
+                    0 => pattern(len, seed),
+                    _ => soft(len, seed),
+                };
+                let started = rig.start_compressed(at, &bytes);
+                (Some(bytes), Pending::Change(started))
             }
             3..7 => {
                 let bytes = pattern(len, self.seed << 20 | step);
@@ -201,7 +226,8 @@ impl Run {
         });
     }
 
-    fn resize(&mut self) {
+    fn resize(&mut self, seen: &mut Seen) {
+        seen.resized += 1;
         let old = self.model.len() as u64;
         let cluster = self.rig.setup.options.cluster_size;
         let random = &mut self.random;

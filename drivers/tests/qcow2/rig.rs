@@ -4,11 +4,12 @@ use crate::walker::{Findings, Walker};
 use aio_task::{AioContext, JoinHandle};
 use block_core::test_disk::{TestDisk, TestDiskControl, TestDiskOptions};
 use block_core::{
-    BlockChild, BlockLimits, BlockNode, DiskOffset, NodeBuilder, Permissions, Perms, Preallocation,
-    Result, Truncate, WriteFlags, ZeroFlags,
+    BlockChild, BlockLimits, BlockNode, DiskOffset, IoVector, NodeBuilder, Permissions, Perms,
+    Preallocation, Result, Truncate, WriteFlags, ZeroFlags,
 };
 use block_drivers::qcow2::{
-    Backing, BackingFile, CreateOptions, DataFile, Qcow2Driver, Qcow2Options, create,
+    Backing, BackingFile, CreateOptions, DataFile, Qcow2Compressor, Qcow2Driver, Qcow2Options,
+    create,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -41,6 +42,8 @@ pub struct Rig {
     backing: Option<Disk>,
     /// `None` while the image is closed.
     pub node: Option<BlockNode>,
+    /// Of the node that was opened last.
+    compressor: Option<Qcow2Compressor>,
     /// They keep the disks' nodes open while the image is not.
     _keepers: Vec<BlockChild>,
 }
@@ -101,6 +104,7 @@ impl Rig {
             data,
             backing,
             node: None,
+            compressor: None,
             _keepers: keepers,
         }
     }
@@ -135,6 +139,7 @@ impl Rig {
         };
         let child = attach(&self.file, Permissions::writer());
         let driver = self.run(Qcow2Driver::open(child, options)).expect("open");
+        self.compressor = Some(driver.compressor());
         let handle = self.context.handle();
         let node = NodeBuilder::new("qcow2").open(&handle, driver);
         self.node = Some(self.run(node).expect("a node"));
@@ -222,6 +227,13 @@ impl Rig {
             ..ZeroFlags::default()
         };
         self.start(async move |node| node.pwrite_zeroes(DiskOffset(at), len, flags).await)
+    }
+
+    /// Writes whole clusters, compressed.
+    pub fn start_compressed(&self, at: u64, bytes: &[u8]) -> Started<Result<()>> {
+        let compressor = self.compressor.clone().expect("the image is open");
+        let src = IoVector::copy_of(bytes, 512).expect("memory");
+        self.start(async move |_| compressor.write(DiskOffset(at), src).await)
     }
 
     pub fn start_discard(&self, at: u64, len: u64) -> Started<Result<()>> {
@@ -375,6 +387,16 @@ pub fn to(len: u64) -> Truncate {
 pub fn pattern(len: u64, seed: u64) -> Vec<u8> {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     (0..len).map(|_| random.below(255) as u8 + 1).collect()
+}
+
+/// Bytes that get smaller when they are compressed, a little or much.
+pub fn soft(len: u64, seed: u64) -> Vec<u8> {
+    let mut bytes = pattern(len, seed);
+    let run = 8 + seed as usize % 60;
+    for chunk in bytes.chunks_mut(run).step_by(2) {
+        chunk.fill(seed as u8 | 1);
+    }
+    bytes
 }
 
 /// xorshift64*: the same seed, the same test.
