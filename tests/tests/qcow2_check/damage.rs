@@ -341,8 +341,8 @@ impl Image {
     fn tables(&self) -> Vec<Range<usize>> {
         let cluster = self.cluster() as usize;
         let l1 = self.u64(40) as usize;
-        // QEMU forgets the number of snapshots (60..64) when it opens an image with bitmaps to check it.
-        let mut tables = vec![36..60, 64..72, l1..l1 + 8 * self.u32(36) as usize];
+        // QEMU forgets the snapshot table (60..72) when it opens an image with bitmaps to repair it.
+        let mut tables = vec![36..60, l1..l1 + 8 * self.u32(36) as usize];
         let mut clusters = vec![self.u64(48)];
         clusters.extend(self.l1().iter().map(|at| self.u64(*at) & OFFSET));
         clusters.extend(self.block(0));

@@ -21,7 +21,8 @@ use theirs::Numbers;
 
 const NEEDS: &[Need] = &[Need::Tool("qemu-img"), Need::Tool("qemu-io")];
 
-/// How many single bits are flipped in each image. `QCOW2_CHECK_SEEDS=n` or `from..to` asks for others.
+/// How many single bits are flipped in each image. `QCOW2_CHECK_SEEDS=n` or `from..to` asks for others; among these may be images whose
+/// tables lie upon each other, so that lowering a refcount changes another table, and in which order that is done matters.
 const SEEDS: u64 = 6;
 
 fn main() -> ExitCode {
