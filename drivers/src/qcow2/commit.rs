@@ -18,7 +18,7 @@ use super::cache::Captured;
 use super::image::{Image, OnDisk, Roots};
 use super::root_table::CapturedTable;
 use block_core::{Cause, IoVector, SharedBuf};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 /// Ranges of freed clusters after which a commit is due.
@@ -35,6 +35,9 @@ pub(super) struct Commits {
     begun: Cell<u64>,
     /// The number of the last one that succeeded.
     succeeded: Cell<u64>,
+    /// The first error that kept clusters from being freed. Whoever has to see to it that nothing leaks takes it: a snapshot operation, a
+    /// close. It is no error of the flush or write that happened to commit.
+    not_reclaimed: RefCell<Option<Cause>>,
 }
 
 /// All that one commit writes.
@@ -66,7 +69,29 @@ impl Image {
         self.settle(capture, result.is_ok());
         result?;
         commits.succeeded.set(number);
-        self.reclaim().await
+        // The caller's changes are stable, whatever becomes of this.
+        if let Err(cause) = self.reclaim().await {
+            commits.not_reclaimed.borrow_mut().get_or_insert(cause);
+        }
+        Ok(())
+    }
+
+    /// Commits until nothing is waiting to be freed, so that refcounts are what they will be. The caller keeps changes out.
+    ///
+    /// Errors, beside a commit's: why clusters could not be freed. Those that only failed to be read are tried again by the next commit.
+    pub(super) async fn free_all(&self) -> Result<()> {
+        loop {
+            self.reclaimed()?;
+            if self.frees.borrow().is_empty() && self.stable_frees.borrow().is_empty() {
+                return Ok(());
+            }
+            self.commit().await?;
+        }
+    }
+
+    /// Why clusters could not be freed since this was asked last.
+    pub(super) fn reclaimed(&self) -> Result<()> {
+        self.commits.not_reclaimed.take().map_or(Ok(()), Err)
     }
 
     /// Commits if so much has piled up that the next change should wait for it. Called where no allocator's turn is held.

@@ -150,8 +150,9 @@ impl Image {
     pub(super) async fn write_everything(&self) -> super::Result<()> {
         while self.is_dirty() {
             self.commit().await?;
+            self.reclaimed()?;
         }
-        Ok(())
+        self.reclaimed()
     }
 
     /// Whether a commit would write metadata.

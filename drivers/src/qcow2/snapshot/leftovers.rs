@@ -34,20 +34,14 @@ impl Image {
         !self.leftovers.abandoned.borrow().is_empty()
     }
 
-    /// Commits until nothing is waiting to be freed, so that refcounts are what they will be. The caller holds all clusters.
-    pub(super) async fn settle_frees(&self) -> Result<()> {
-        while !self.frees.borrow().is_empty() || !self.stable_frees.borrow().is_empty() {
-            self.commit().await?;
-        }
-        Ok(())
-    }
-
     /// Does what is left to be done, if need be in a second attempt. The caller holds all clusters.
     ///
-    /// Errors: of the second attempt; what could not be done is still to be done.
+    /// Errors: of the second attempt; what could not be done is still to be done. But what an image contradicts itself in is given up at
+    /// the first, and is told whatever comes of the second.
     pub(in crate::qcow2) async fn tidy(&self) -> Result<()> {
         match self.try_to_tidy().await {
             Ok(()) => Ok(()),
+            Err(cause @ Cause::Corrupt(_)) => self.try_to_tidy().await.and(Err(cause)),
             Err(_) => self.try_to_tidy().await,
         }
     }
