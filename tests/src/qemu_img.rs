@@ -98,6 +98,23 @@ pub fn qemu_io(image: &Path, commands: &[String]) -> String {
     printed
 }
 
+/// The bytes that `qemu-io` dumped: lines of an offset, 16 bytes in hex, and text.
+///
+/// # Panics
+/// If there is another line with two spaces behind a colon.
+pub fn dumped_bytes(dump: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in dump.lines() {
+        let Some((offset, rest)) = line.split_once(":  ") else {
+            continue;
+        };
+        assert!(u64::from_str_radix(offset, 16).is_ok(), "{line}");
+        let hex = rest.split_whitespace().take(16);
+        bytes.extend(hex.map(|byte| u8::from_str_radix(byte, 16).expect("hex")));
+    }
+    bytes
+}
+
 fn output<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
     let run = Command::new(program).args(args).output();
     run.unwrap_or_else(|error| panic!("{program}: {error}"))

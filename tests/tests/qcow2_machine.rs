@@ -17,7 +17,7 @@ use tests::files::disk_folder;
 use tests::images::{Images, contents, same_bytes, state_and_disk};
 use tests::machine::{self, Disk, Machine, RANDOM_LEN};
 use tests::qemu::Qemu;
-use tests::qemu_img::{check_is_clean, qemu_img, qemu_io, snapshots};
+use tests::qemu_img::{check_is_clean, dumped_bytes, qemu_img, qemu_io, snapshots};
 use tests::tools::{self, Need};
 use vmstate::{SaveOptions, save_snapshot};
 
@@ -404,20 +404,6 @@ impl Saved {
             }
         }
     }
-}
-
-/// The bytes of a dump: lines of an offset, 16 bytes in hex, and text.
-fn dumped_bytes(dump: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for line in dump.lines() {
-        let Some((offset, rest)) = line.split_once(":  ") else {
-            continue;
-        };
-        assert!(u64::from_str_radix(offset, 16).is_ok(), "{line}");
-        let hex = rest.split_whitespace().take(16);
-        bytes.extend(hex.map(|byte| u8::from_str_radix(byte, 16).expect("hex")));
-    }
-    bytes
 }
 
 fn start_from(disk: Disk<'_>, snapshot: &str) -> Qemu {
