@@ -22,6 +22,13 @@ pub struct Job {
     pub limit: Duration,
 }
 
+impl Outcome {
+    /// Whether the model itself failed, and not what its process looks at before.
+    pub fn failed(&self) -> bool {
+        self.end == End::Failed && self.output.lines().any(|line| line == "begins")
+    }
+}
+
 /// What one process did.
 #[derive(Clone, Debug)]
 pub struct Outcome {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use model::bugs;
 use model::build::{self, build, folder};
+use model::faults::idle_models;
 use model::properties::PROPERTIES;
 use model::suite::{End, Job, Outcome, PARALLEL, list, run, run_all, show};
 use model::table::{self, Counts, DEEP_BOUND, DEEP_SECONDS, GATE_BOUND, GATE_SECONDS, floor};
@@ -64,6 +65,8 @@ fn check(bound: usize, seconds: f64, names: &[&str]) -> Result<bool> {
     let mut failed = complaints(&models, &table);
     if names.is_empty() {
         failed.extend(uncovered(&models));
+        let all: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
+        failed.extend(idle_models(&all));
         failed.extend(bugs::uncaught(&runner)?);
     }
     for complaint in &failed {

@@ -1,8 +1,8 @@
 //! Runs one model in this process, or lists all. Started by the gate, which builds it with `--cfg loom`.
 //!
 //! `run --list`: a line per model, `name`, tab, its properties.
-//! `run NAME BOUND...`: explores it with at most so many preemptions, or `all`; a line per bound, `explored`, bound, interleavings,
-//! seconds, between tabs. A failure ends the process with another code than 0.
+//! `run NAME BOUND...`: looks whether loom sees what it must, and says `begins`; then explores the model with at most so many preemptions,
+//! or `all`; a line per bound, `explored`, bound, interleavings, seconds, between tabs. A failure ends the process with another code than 0.
 //! `run --litmus`: a line per bug of the litmus set. `run --litmus BUG right|wrong BOUND`: its model over the toy without it or with it.
 //! `run NAME BOUND --store FILE N`, `run NAME BOUND --trace FILE`: the two steps of a replay.
 
@@ -27,6 +27,7 @@ fn main() {
         std::process::exit(2);
     };
     assert_that_loom_sees_the_state_words();
+    println!("begins");
     let mut bounds = Vec::new();
     let mut limits = Limits::default();
     while let Some(argument) = arguments.next() {

@@ -9,6 +9,12 @@ const HOSTED: &str = "aio-task/src/context/hosted.rs";
 const SYNC: &str = "aio-task/src/sync.rs";
 
 const WOKEN: &str = "a_task_that_completes_while_the_owner_goes_to_sleep_wakes_it";
+const OUTLIVES: &str = "a_waker_that_outlives_its_context_does_nothing";
+const HANDLE: &str = "a_cancel_from_another_thread_never_overlaps_a_poll";
+const BETWEEN: &str = "a_task_of_one_context_awaited_in_another_ends_with_its_output";
+const TWO: &str = "two_contexts_wait_for_each_others_work";
+const IN_FLIGHT: &str = "a_context_dropped_with_a_write_in_flight_drops_the_node_here";
+const MEMORY: &str = "litmus_memory_outlives_the_future_that_is_dropped";
 const MAIN: &str = "a_result_for_block_on_itself_ends_its_sleep";
 const STRANDED: &str = "a_push_while_the_owner_goes_to_sleep_is_not_stranded";
 const AFTER: &str = "a_wake_before_during_or_after_a_run_is_followed_by_a_poll";
@@ -69,7 +75,10 @@ pub(super) const FAULTS: &[Fault] = &[
         CORE,
         "        for item in self.remote.take_inbox() {\n            self.queue.push(item);\n        }\n        if self.remote.take_main() {",
         "        let items = self.remote.take_inbox();\n        let none = items.is_empty();\n        for item in items {\n            self.queue.push(item);\n        }\n        if none && self.remote.take_main() {",
-        &["a_task_and_block_on_woken_together_are_both_polled"],
+        &[
+            "a_task_and_block_on_woken_together_are_both_polled",
+            "litmus_a_completion_taken_among_tasks_reaches_block_on",
+        ],
     ),
     fault(
         "a sleep knows no deadline",
@@ -94,7 +103,7 @@ pub(super) const FAULTS: &[Fault] = &[
         CORE,
         "if self.tasks.len() <= self.polling.get() {",
         "if true {",
-        &[ON_ITS_WAY],
+        &[ON_ITS_WAY, IN_FLIGHT],
     ),
     fault(
         "the end closes the inbox first",
@@ -115,14 +124,14 @@ pub(super) const FAULTS: &[Fault] = &[
         CORE,
         "while let Some(item) = self.queue.pop() {\n                drop_quietly(item);",
         "while let Some(item) = self.queue.pop() {\n                std::mem::forget(item);",
-        &[UNRUN, ON_ITS_WAY],
+        &[UNRUN, ON_ITS_WAY, MEMORY],
     ),
     fault(
         "the end leaves the inbox open",
         CORE,
         "for item in self.remote.close_inbox() {",
         "for item in self.remote.take_inbox() {",
-        &[SUBMITTED],
+        &[SUBMITTED, OUTLIVES],
     ),
     fault(
         "the end sleeps without announcing it",
@@ -144,21 +153,21 @@ pub(super) const FAULTS: &[Fault] = &[
         SYNC,
         "pub(crate) use primitives::thread_local as per_thread;",
         "pub(crate) use std::thread_local as per_thread;",
-        &[OWNER],
+        &[OWNER, BETWEEN, TWO],
     ),
     fault(
         "a task woken elsewhere is dropped there",
         QUEUE,
         "None => drop(remote.send(item)),",
         "None => drop(item),",
-        &[OWNER, ON_ITS_WAY],
+        &[OWNER, ON_ITS_WAY, HANDLE, IN_FLIGHT],
     ),
     fault(
         "a task that ended stays among the living",
         TASK,
         "let waker = self.tasks.wakers.borrow_mut().try_remove(self.key);\n        drop(waker);",
         "let _ = self.key;",
-        &[CANCELLED, UNRUN],
+        &[CANCELLED, UNRUN, OUTLIVES],
     ),
     fault(
         "a panic is told as a cancel",

@@ -18,6 +18,9 @@ const STALE: &str = "a_wake_that_comes_after_its_sleep_costs_one_turn";
 const HOST: &str = "a_remote_wake_reaches_the_host_of_a_hosted_context";
 const PUSHED: &str = "what_two_threads_push_is_taken_once_and_in_each_ones_order";
 const STRANDED: &str = "a_push_while_the_owner_goes_to_sleep_is_not_stranded";
+const JOBS: &str = "jobs_of_two_threads_run_once_and_on_the_owner";
+const HANDLE: &str = "a_cancel_from_another_thread_never_overlaps_a_poll";
+const LEFT: &str = "a_sender_lets_go_of_a_slot_that_the_receiver_has_left";
 const CLOSED: &str = "a_push_while_the_inbox_closes_is_taken_or_refused";
 const SUBMITTED: &str =
     "a_job_submitted_while_the_context_is_dropped_goes_on_the_owner_or_is_refused";
@@ -158,14 +161,14 @@ pub(super) const FAULTS: &[Fault] = &[
         INBOX,
         "mem::take(&mut self.state.lock().items)",
         "self.state.lock().items.pop_front().into_iter().collect()",
-        &[PUSHED],
+        &[PUSHED, JOBS],
     ),
     fault(
         "a closed inbox goes on accepting",
         INBOX,
         "state.closed = true;",
         "",
-        &[CLOSED],
+        &[CLOSED, "a_waker_that_outlives_its_context_does_nothing"],
     ),
     fault(
         "the close of the inbox forgets what is there",
@@ -187,14 +190,19 @@ pub(super) const FAULTS: &[Fault] = &[
         REMOTE,
         "self.inbox.push(item)?;\n        self.notifier.notify();",
         "self.notifier.notify();\n        self.inbox.push(item)?;",
-        &[STRANDED, TASK],
+        &[
+            STRANDED,
+            TASK,
+            JOBS,
+            "two_contexts_wait_for_each_others_work",
+        ],
     ),
     fault(
         "a sender pushes and does not notify",
         REMOTE,
         "self.inbox.push(item)?;\n        self.notifier.notify();",
         "self.inbox.push(item)?;",
-        &[STRANDED, TASK],
+        &[STRANDED, TASK, JOBS, HANDLE],
     ),
     fault(
         "a refused job counts as accepted",
@@ -244,7 +252,7 @@ pub(super) const FAULTS: &[Fault] = &[
         SLOT,
         "    let before = {\n        let mut state = slot.lock();\n        match *state {\n            State::Deaf => outcome,\n            _ => mem::replace(&mut *state, outcome),\n        }\n    };\n    // Outside the lock: a waker may run anything, and so may the drop of a value nobody wants.\n    if let State::Waiting(waker) = before {\n        waker.wake();\n    }",
         "    let before = mem::replace(&mut *slot.lock(), State::Empty);\n    if let State::Waiting(waker) = before {\n        waker.wake();\n    }\n    *slot.lock() = outcome;",
-        &[FIRST_LOOK, NO_VALUE],
+        &[FIRST_LOOK, NO_VALUE, LEFT],
     ),
     fault(
         "the receiver keeps its first waker",
@@ -273,6 +281,13 @@ pub(super) const FAULTS: &[Fault] = &[
         "settle(&state, State::Abandoned);",
         "drop(state);",
         &[NO_VALUE],
+    ),
+    fault(
+        "a value that was taken leaves the slot waiting for another",
+        SLOT,
+        "mem::replace(&mut *state, State::Abandoned)",
+        "mem::replace(&mut *state, State::Empty)",
+        &[LEFT],
     ),
     // The cancel flag and the counter.
     fault(

@@ -87,6 +87,16 @@ pub(super) const FAULTS: &[Fault] = &[
         &["a_task_that_panics_while_another_ends_frees_its_slot_once"],
     ),
     fault(
+        "a task of a pool is polled once, and woken by nobody",
+        "aio-task/src/pool/task.rs",
+        "|| future.as_mut().poll(cx)",
+        "|| future.as_mut().poll(&mut Context::from_waker(Waker::noop()))",
+        &[
+            "litmus_members_run_while_nobody_awaits_the_group",
+            "with_one_slot_the_second_start_waits_for_the_first_end",
+        ],
+    ),
+    fault(
         "the last handle of a pool cancels nothing",
         "aio-task/src/pool/mod.rs",
         "        self.state.close();",

@@ -13,6 +13,13 @@ pub(super) const FAULTS: &[Fault] = &[
         ],
     ),
     fault(
+        "the memory of a request belongs to its future",
+        "tests/model/src/models/litmus.rs",
+        "        submit(memory, kernel, completer);\n",
+        "        kernel.submit(memory.address(), move || completer.complete(()));\n        let _ = completion.await;\n        drop(memory);\n        let (_, completion) = slot();\n",
+        &["litmus_memory_outlives_the_future_that_is_dropped"],
+    ),
+    fault(
         "settle waits for nothing",
         "block-core/src/node/request.rs",
         "        self.idle.until(|| self.in_flight.get() == 0).await;",

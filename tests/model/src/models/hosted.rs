@@ -102,7 +102,7 @@ fn a_hosted_context_dropped_by_its_host_drops_what_is_on_its_way() {
 }
 
 /// Each runs what the other sent while it waits for its own.
-/// Faults: notify before push; a job runs on the thread that sent it.
+/// Faults: notify before push; all threads share one table of queues.
 fn two_contexts_wait_for_each_others_work() {
     let here = AioContext::new().unwrap();
     let remote = here.remote();
@@ -137,7 +137,7 @@ fn two_contexts_wait_for_each_others_work() {
 }
 
 /// A handle is a future anywhere: polled in one context, run in another.
-/// Fault: a remote wake finds a run queue that is not its own.
+/// Faults: a remote wake finds a run queue that is not its own; the task's end does not see who waits for it.
 fn a_task_of_one_context_awaited_in_another_ends_with_its_output() {
     let here = AioContext::new().unwrap();
     let (completer, completion) = slot();

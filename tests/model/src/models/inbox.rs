@@ -65,7 +65,7 @@ fn a_push_while_the_owner_goes_to_sleep_is_not_stranded() {
 }
 
 /// What a job touches belongs to the owner's thread.
-/// Fault: an item that came while the owner was awake waits for a notification that nobody sends.
+/// Faults: an item that came while the owner was awake waits for a notification that nobody sends; the inbox gives only the first.
 fn jobs_of_two_threads_run_once_and_on_the_owner() {
     let context = AioContext::new().unwrap();
     let owner = thread::current().id();

@@ -276,7 +276,7 @@ fn a_write_whose_future_is_dropped_is_waited_for_by_settle() {
 }
 
 /// Context, node and driver go on this thread, whatever the worker still does; its memory is its own.
-/// Faults: a request is dropped by the thread that ends it; the worker writes from memory that the request has freed.
+/// Faults: a request is dropped by the thread that ends it; the context goes while a wake of the request is on its way.
 fn a_context_dropped_with_a_write_in_flight_drops_the_node_here() {
     let context = AioContext::new().unwrap();
     let (disk, landed) = Blocking::new();

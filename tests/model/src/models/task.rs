@@ -65,7 +65,7 @@ fn a_wake_before_during_or_after_a_run_is_followed_by_a_poll() {
 
 /// The flags are relaxed, and the task sleeps until both are seen. The second wake may find the task scheduled already, and must
 /// publish all the same.
-/// Faults: the notifier's orderings; without async-task's visibility this explores far less.
+/// Faults: a wake leaves the word of a task alone that was woken before; it changes the word without release, or a run without acquire.
 fn a_wake_happens_before_the_poll_it_causes_even_when_two_become_one() {
     let context = AioContext::new().unwrap();
     let flags = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
@@ -95,7 +95,8 @@ fn a_wake_happens_before_the_poll_it_causes_even_when_two_become_one() {
 }
 
 /// async-task alone, with a queue of the model's: never two runnables of one task.
-/// Fault: the state word is invisible to loom. (Then this explores what two pushes to a queue explore, and no more.)
+/// Faults: references are counted by a load and a store; the state word is invisible to loom. (Then this explores what two pushes to a
+/// queue explore, and no more.)
 fn two_wakers_at_once_make_one_runnable() {
     let queue = Arc::new(Mutex::new(Vec::new()));
     let memory = Arc::new(Tracked::new(0));
@@ -166,7 +167,7 @@ fn a_wake_while_the_owner_cancels_drops_the_future_once_on_the_owner() {
 }
 
 /// The handle is dropped elsewhere while the owner polls: the future, and the memory in it, stay the owner's.
-/// Fault: a wake from elsewhere is pushed without a notification, so that the future is not dropped.
+/// Faults: a wake from elsewhere is pushed without a notification, so that the future is not dropped; it is dropped there.
 fn a_cancel_from_another_thread_never_overlaps_a_poll() {
     let context = AioContext::new().unwrap();
     let (drops, here) = DropsHere::new();
@@ -199,7 +200,7 @@ fn a_cancel_from_another_thread_never_overlaps_a_poll() {
 }
 
 /// The handle travels to another thread, which waits for the task there. The output's memory is tracked.
-/// Fault: a task's output is given before its future is dropped.
+/// Faults: nothing that is done to the task's word releases; the task's end does not see who waits for it.
 fn an_output_awaited_on_another_thread_is_read_after_it_was_written() {
     let context = AioContext::new().unwrap();
     let (drops, here) = DropsHere::new();
@@ -217,7 +218,7 @@ fn an_output_awaited_on_another_thread_is_read_after_it_was_written() {
 
 /// A waker dropped on another thread while the task ends and its context goes: the last of them frees the task and what its
 /// schedule function holds. loom reports what leaks.
-/// Faults: the context is not taken from the thread's table; a task's entry keeps its waker.
+/// Faults: references are counted by a load and a store; a task's entry keeps its waker.
 fn the_last_waker_dropped_elsewhere_frees_the_task_once() {
     let context = AioContext::new().unwrap();
     let waker = Held::default();
