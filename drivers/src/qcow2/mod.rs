@@ -37,7 +37,7 @@
 //! | that nothing is written over a table | `tables.rs` |
 //! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
 //! | **the order on disk** | `commit.rs` |
-//! | a new image | `create.rs`, `create/` |
+//! | a new image; what an image says of itself | `create.rs`, `create/`, `info.rs` |
 //! | an image with its data file and backing files | `chain.rs`, `chain/` |
 //! | internal snapshots, the machine's state | `snapshot.rs`, `snapshot/`, `vmstate.rs`, `walk.rs` |
 //! | opening and closing; what is dropped before writing | `open.rs`, `bitmaps.rs` |
@@ -73,6 +73,7 @@ mod file; // the children, with their ends taken care of
 mod geometry; // sizes and index arithmetic
 mod header; // the first cluster
 mod image; // all that is kept of an open image
+mod info; // qemu-img info
 mod locks; // who may touch which clusters
 mod mapping; // where a guest's byte is
 mod name;
@@ -100,6 +101,7 @@ pub use compressor::Qcow2Compressor;
 pub use create::{Backing, CreateOptions, DataFile, OptionError, Version, create};
 pub use driver::Qcow2Driver;
 pub use error::{Feature, Qcow2Error, Table};
+pub use info::{ImageInfo, info};
 pub use options::{BackingFile, Qcow2Options};
 
 /// Inside the driver an error is a bare cause; the operation and its numbers are added where the driver is called.
