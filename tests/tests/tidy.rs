@@ -47,6 +47,7 @@ const NEEDS: [(&str, &[&str], &[&str]); 4] = [
             "clap",
             "flate2",
             "indicatif",
+            "jiff",
             "rustix",
             "serde_json",
             "signal-hook",

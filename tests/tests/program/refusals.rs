@@ -190,6 +190,17 @@ fn wrong_usage_ends_with_2_and_touches_nothing() {
         &["replay", "f"],
         &["replay", "f", "--trace", "t", "--runs", "0"],
         &["demo", "--quick", "--runs", "2"],
+        &["create", "-"],
+        &["create", "f", "--size", "-1"],
+        &["save", "f", "--name", ""],
+        &["save", "f", "--format", "qcow2"],
+        &["save", "f", "--format", "vmdk"],
+        &["load", "f", "--name", "n", "--format", "raw-state"],
+        &["replay", "f", "--trace", "t", "-o", "cluster_size=4k"],
+        &["list"],
+        &["info", "f", "g"],
+        &["apply", "f"],
+        &["delete", "f", "n", "m"],
         &["frobnicate"],
     ] {
         let output = run(folder.path(), args, b"");

@@ -3,9 +3,10 @@ use clap::{Args, Parser, Subcommand};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-/// Saves a machine's state from a stream into a file and loads it back, through QEMU's AioTaskPool and block layer in Rust.
+/// Saves a machine's state from a stream into a file or a qcow2 image and loads it back, through QEMU's AioTaskPool and block layer in Rust.
 ///
-/// Exit status: 0 done; 1 failed, cancelled or verified wrong, with one line on stderr that says what is on disk; 2 wrong usage.
+/// Exit status: 0 done; 1 failed, cancelled or verified wrong, with one line on stderr that says what is on disk; 2 wrong usage. That of
+/// `check` is qemu-img's: 1 could not be checked, wrong usage included; 2 corruptions; 3 leaked clusters only.
 #[derive(Debug, Parser)]
 #[command(name = "vmstate", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -16,16 +17,42 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Save the stream on stdin into FILE.
+    /// Make a qcow2 image.
     ///
-    /// FILE is exactly the stream. It is written to `.FILE.vmstate-save.PID.tmp` beside it, made durable, then renamed: under its final
-    /// name a state is complete. A file of that temporary name that nobody holds locked is what a crash left, and may be deleted.
-    /// QEMU: migrate "exec:vmstate save FILE".
+    /// It is written to `.IMAGE.vmstate-save.PID.tmp` beside it, made durable, then renamed. Only its owner may read it: it is to hold the
+    /// state of a machine. A backing file is not looked at; an external data file is made too.
+    Create(CreateArgs),
+    /// Save the stream on stdin into FILE, or as a snapshot of a qcow2 image.
+    ///
+    /// Without --name FILE becomes exactly the stream. It is written to `.FILE.vmstate-save.PID.tmp` beside it, made durable, then renamed:
+    /// under its final name a state is complete. A file of that temporary name that nobody holds locked is what a crash left, and may be
+    /// deleted. QEMU: migrate "exec:vmstate save FILE".
+    ///
+    /// With --name FILE is a qcow2 image, and the stream becomes the state of a new snapshot of it, as savevm's does: stream, flush,
+    /// record, and until the record is there the image is as it was. The machine's disk must stand still from the last byte on.
     Save(SaveArgs),
-    /// Write the state in FILE to stdout.
+    /// Write the state in FILE, or in a snapshot of a qcow2 image, to stdout.
     ///
-    /// QEMU: -incoming "exec:vmstate load FILE".
+    /// The image is only read: nothing is applied. QEMU: -incoming "exec:vmstate load FILE".
     Load(LoadArgs),
+    /// List the snapshots of a qcow2 image.
+    ///
+    /// The columns are qemu-img 10's. With --json: {"list": {"file": .., "snapshots": [..]}}, with qemu-img's names.
+    List(ListArgs),
+    /// Make a qcow2 image's disk that of a snapshot: its content and its length, as loadvm does.
+    ///
+    /// The state stays in the snapshot. All or nothing; a signal is answered when it is over.
+    Apply(ChangeArgs),
+    /// Delete a snapshot of a qcow2 image.
+    ///
+    /// All or nothing; a signal is answered when it is over.
+    Delete(ChangeArgs),
+    /// Check a qcow2 image, and repair it.
+    ///
+    /// Exit status, qemu-img's: 0 in order, 1 could not be checked, 2 corruptions are left, 3 only leaked clusters are.
+    Check(CheckArgs),
+    /// Show what a qcow2 image says of itself. No other file is opened.
+    Info(ListArgs),
     /// Perform a recorded pattern of writes (and of reads), verify it, and print what it cost.
     ///
     /// The content is made before any clock starts: each 8-byte word is a hash of the seed and its position. Each run is a process of
@@ -64,16 +91,53 @@ pub(crate) struct Output {
     pub(crate) json: bool,
 }
 
+/// What a state is kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// A file that is the stream.
+    #[default]
+    RawState,
+    /// A snapshot of a qcow2 image.
+    Qcow2,
+}
+
+/// `vmstate create`.
+#[derive(Args, Debug)]
+pub(crate) struct CreateArgs {
+    /// The image.
+    #[arg(value_parser = file, value_name = "IMAGE")]
+    pub(crate) file: PathBuf,
+    /// The disk's size in bytes, with K, M, G or T; whole sectors of 512.
+    #[arg(long, value_name = "SIZE", value_parser = disk_size)]
+    pub(crate) size: Option<u64>,
+    /// Options as qemu-img create's, without spaces: compat, cluster_size, refcount_bits, lazy_refcounts, preallocation, compression_type,
+    /// extended_l2, backing_file with backing_fmt, data_file, data_file_raw.
+    #[arg(short, value_name = "NAME=VALUE,..")]
+    pub(crate) options: Option<String>,
+    /// Replace IMAGE if it exists, and the data file. One that is locked, or an image of another format, is refused even so.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 /// `vmstate save`.
 #[derive(Args, Debug)]
 pub(crate) struct SaveArgs {
     /// Where the state goes.
     #[arg(value_parser = file)]
     pub(crate) file: PathBuf,
+    /// The snapshot that it becomes. Without --force a name that is taken is refused.
+    #[arg(long, value_name = "NAME", value_parser = snapshot_name)]
+    pub(crate) name: Option<String>,
+    /// What FILE is. Else --name decides.
+    #[arg(long)]
+    pub(crate) format: Option<Format>,
     /// Where it comes from: `-`, which is stdin.
     #[arg(default_value = "-", value_parser = ["-"], hide_possible_values = true, value_name = "-")]
     pub(crate) from: String,
-    /// Replace FILE if it exists. One that is locked, or that is a disk image, is refused even so.
+    /// Replace FILE if it exists; with --name, the snapshot of that name, in one step. A file that is locked, or that is a disk image, is
+    /// refused even so.
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
@@ -88,6 +152,12 @@ pub(crate) struct LoadArgs {
     /// Where the state is.
     #[arg(value_parser = file)]
     pub(crate) file: PathBuf,
+    /// The snapshot that it is in, by id or else by name.
+    #[arg(long, value_name = "NAME", value_parser = snapshot_name)]
+    pub(crate) name: Option<String>,
+    /// What FILE is. Else --name decides, and an image without --name is refused.
+    #[arg(long)]
+    pub(crate) format: Option<Format>,
     /// Where it goes: `-`, which is stdout.
     #[arg(default_value = "-", value_parser = ["-"], hide_possible_values = true, value_name = "-")]
     pub(crate) to: String,
@@ -101,6 +171,68 @@ pub(crate) struct LoadArgs {
     pub(crate) engine: Engine,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// `vmstate list` and `vmstate info`.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// The image.
+    #[arg(value_parser = file, value_name = "IMAGE")]
+    pub(crate) file: PathBuf,
+    /// Read even while another process writes IMAGE (qemu-img's -U).
+    #[arg(long, short = 'U')]
+    pub(crate) force_share: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `vmstate apply` and `vmstate delete`.
+#[derive(Args, Debug)]
+pub(crate) struct ChangeArgs {
+    /// The image.
+    #[arg(value_parser = file, value_name = "IMAGE")]
+    pub(crate) file: PathBuf,
+    /// The snapshot, by id or else by name.
+    #[arg(value_parser = snapshot_name)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `vmstate check`.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// The image.
+    #[arg(value_parser = file, value_name = "IMAGE")]
+    pub(crate) file: PathBuf,
+    /// Repair it: only free what is counted and unused, which costs no data, or put right all that can be.
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) repair: Option<Repair>,
+    /// Read even while another process writes IMAGE (qemu-img's -U): what is found may then be wrong.
+    #[arg(long, short = 'U', conflicts_with = "repair")]
+    pub(crate) force_share: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// What is repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Repair {
+    /// Leaked clusters.
+    Leaks,
+    /// Everything.
+    All,
+}
+
+/// What the states of a replay or demo are kept in.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Storage {
+    /// What each state is kept in: a plain file, or the snapshot 'replay' of a new qcow2 image.
+    #[arg(long, default_value = "raw-state")]
+    pub(crate) format: Format,
+    /// Options of these images, as for create. Without a size their disk has 1 GiB.
+    #[arg(short, value_name = "NAME=VALUE,..")]
+    pub(crate) options: Option<String>,
 }
 
 /// `vmstate replay`.
@@ -124,9 +256,12 @@ pub(crate) struct ReplayArgs {
     /// Measure also the disk's own limit, between the runs: the same number of bytes by sequential 1 MiB O_DIRECT requests.
     #[arg(long)]
     pub(crate) limit: bool,
-    /// Replace FILE if it exists. One that is locked, or that is a disk image, is refused even so.
+    /// Replace FILE if it exists. One that is locked, or that is a disk image, is refused even so; only --format qcow2 replaces a qcow2
+    /// image.
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) storage: Storage,
     /// Use only what lies in the first SIZE bytes of the traces.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) take: Option<u64>,
@@ -185,6 +320,8 @@ pub(crate) struct StepArgs {
     #[arg(long, default_value = "0")]
     pub(crate) bytes: u64,
     #[command(flatten)]
+    pub(crate) storage: Storage,
+    #[command(flatten)]
     pub(crate) engine: Engine,
 }
 
@@ -203,6 +340,41 @@ pub(crate) enum StepKind {
     DiskWrite,
     /// Read it so.
     DiskRead,
+}
+
+impl Cli {
+    /// Options that clap cannot tell to contradict each other, in words.
+    pub(crate) fn contradiction(&self) -> Option<&'static str> {
+        let (name, format) = match &self.command {
+            Command::Save(args) => (args.name.is_some(), args.format),
+            Command::Load(args) => (args.name.is_some(), args.format),
+            Command::Replay(ReplayArgs { storage, .. }) => {
+                let unused = storage.options.is_some() && storage.format == Format::RawState;
+                return unused.then_some("-o is for --format qcow2");
+            }
+            _ => return None,
+        };
+        match (name, format) {
+            (false, Some(Format::Qcow2)) => Some("--format qcow2 needs --name"),
+            (true, Some(Format::RawState)) => Some("a file of --format raw-state has no --name"),
+            _ => None,
+        }
+    }
+}
+
+impl Storage {
+    /// The options that make a child do the same.
+    pub(crate) fn to_args(&self) -> Vec<String> {
+        match self.format {
+            Format::RawState => Vec::new(),
+            Format::Qcow2 => {
+                let options = self.options.iter().map(|text| format!("-o{text}"));
+                std::iter::once("--format=qcow2".to_owned())
+                    .chain(options)
+                    .collect()
+            }
+        }
+    }
 }
 
 impl Engine {
@@ -231,6 +403,14 @@ fn file(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// What a snapshot can be called or found by; the image's own limits come later.
+fn snapshot_name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a snapshot has a name".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 fn workers(text: &str) -> Result<NonZeroUsize, String> {
     match text.parse::<NonZeroUsize>() {
         Ok(n) if n.get() <= 64 => Ok(n),
@@ -245,9 +425,18 @@ fn buffer_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A number of bytes, with K, M or G for powers of 1024.
+/// A number of bytes, with K, M, G or T for powers of 1024.
 fn size(text: &str) -> Result<u64, String> {
+    match disk_size(text)? {
+        0 => Err("out of range".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// The same; a disk may be empty.
+fn disk_size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
+        Some(b'T') => (&text[..text.len() - 1], 40),
         Some(b'K') => (&text[..text.len() - 1], 10),
         Some(b'M') => (&text[..text.len() - 1], 20),
         Some(b'G') => (&text[..text.len() - 1], 30),
@@ -256,7 +445,7 @@ fn size(text: &str) -> Result<u64, String> {
     let number: u64 = digits.parse().map_err(|e| format!("{e}"))?;
     number
         .checked_mul(1 << shift)
-        .filter(|bytes| *bytes > 0 && *bytes <= i64::MAX as u64)
+        .filter(|bytes| *bytes <= i64::MAX as u64)
         .ok_or_else(|| "out of range".to_owned())
 }
 
@@ -271,6 +460,54 @@ mod tests {
     }
 
     #[test]
+    fn a_format_and_a_name_belong_together() {
+        let contradiction = |args: &[&str]| {
+            let args = [&["vmstate"], args].concat();
+            Cli::try_parse_from(args).unwrap().contradiction()
+        };
+        for fine in [
+            &["save", "f"][..],
+            &["save", "f", "--name", "n"],
+            &["save", "f", "--name", "n", "--format", "qcow2"],
+            &["load", "f", "--format", "raw-state"],
+            &[
+                "replay", "f", "--trace", "t", "--format", "qcow2", "-o", "a=b",
+            ],
+        ] {
+            assert_eq!(contradiction(fine), None, "{fine:?}");
+        }
+        for wrong in [
+            &["save", "f", "--format", "qcow2"][..],
+            &["load", "f", "--name", "n", "--format", "raw-state"],
+            &["replay", "f", "--trace", "t", "-o", "a=b"],
+        ] {
+            assert!(contradiction(wrong).is_some(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_storage_is_what_its_arguments_say() {
+        for storage in [
+            Storage::default(),
+            Storage {
+                format: Format::Qcow2,
+                options: None,
+            },
+            Storage {
+                format: Format::Qcow2,
+                options: Some("cluster_size=4k,size=1M".to_owned()),
+            },
+        ] {
+            let start = ["vmstate", "step", "save", "f"].map(str::to_owned);
+            let args = start.into_iter().chain(storage.to_args());
+            let Command::Step(step) = Cli::try_parse_from(args).unwrap().command else {
+                panic!("a step");
+            };
+            assert_eq!(step.storage, storage);
+        }
+    }
+
+    #[test]
     fn sizes_have_units_and_limits() {
         assert_eq!(size("1M"), Ok(1 << 20));
         assert_eq!(size("64k"), Ok(64 << 10));
@@ -279,5 +516,7 @@ mod tests {
             assert!(size(wrong).is_err(), "{wrong}");
         }
         assert!(buffer_size("1K").is_err() && buffer_size("1G").is_err());
+        assert_eq!((disk_size("0"), disk_size("2T")), (Ok(0), Ok(2 << 40)));
+        assert!(disk_size("8388608T").is_err());
     }
 }

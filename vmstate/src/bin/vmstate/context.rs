@@ -58,6 +58,21 @@ impl Cx {
         }
     }
 
+    /// `work` to its end, and the signal that came meanwhile; `on_stop` is called then.
+    pub(crate) async fn until_stopped<T>(
+        &self,
+        work: impl Future<Output = T>,
+        on_stop: impl FnOnce(),
+    ) -> (T, Option<&'static str>) {
+        match select(pin!(work), self.signals.stopped(&self.handle)).await {
+            Either::Left((result, _)) => (result, None),
+            Either::Right((signal, work)) => {
+                on_stop();
+                (work.await, Some(signal))
+            }
+        }
+    }
+
     /// `work`, with `beside` polled for as long.
     pub(crate) async fn beside<T>(
         &self,

@@ -1,7 +1,8 @@
-//! Counts the reads and writes that reach a driver.
+//! Counts the reads and writes that reach a driver, of its data and of its vmstate area.
 use block_core::{
-    BlockDriver, BlockLimits, BlockStatus, Children, DiskOffset, IoVector, ReadVector, Result,
-    Truncate, VmstateLimits, VmstateOffset, WriteFlags, ZeroFlags,
+    BlockDriver, BlockLimits, BlockStatus, Children, DiskOffset, DynBlockDriver, IoVector,
+    NewSnapshot, ReadVector, Result, SnapshotInfo, Truncate, VmstateLimits, VmstateOffset,
+    WriteFlags, ZeroFlags,
 };
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,23 +10,51 @@ use std::rc::Rc;
 /// What a driver was asked to move.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    pub(crate) data: Moved,
+    pub(crate) state: Moved,
+}
+
+/// Requests of one kind, and their bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
     pub(crate) reads: Cell<u64>,
     pub(crate) read_bytes: Cell<u64>,
     pub(crate) writes: Cell<u64>,
     pub(crate) written_bytes: Cell<u64>,
 }
 
-/// A driver, and what it was asked to move.
-pub(crate) struct Counting<D> {
-    pub(crate) inner: D,
-    pub(crate) counts: Rc<Counts>,
+impl Moved {
+    fn read(&self, len: u64) {
+        add(&self.reads, 1);
+        add(&self.read_bytes, len);
+    }
+
+    fn write(&self, len: u64) {
+        add(&self.writes, 1);
+        add(&self.written_bytes, len);
+    }
 }
 
 fn add(count: &Cell<u64>, n: u64) {
     count.set(count.get().saturating_add(n));
 }
 
-impl<D: BlockDriver> BlockDriver for Counting<D> {
+/// A driver, and what it was asked to move. What is asked of its views of snapshots counts too.
+pub(crate) struct Counting {
+    inner: Box<dyn DynBlockDriver>,
+    counts: Rc<Counts>,
+}
+
+impl Counting {
+    pub(crate) fn new(inner: impl BlockDriver, counts: &Rc<Counts>) -> Self {
+        Self {
+            inner: Box::new(inner),
+            counts: counts.clone(),
+        }
+    }
+}
+
+impl BlockDriver for Counting {
     fn format_name(&self) -> &'static str {
         self.inner.format_name()
     }
@@ -45,13 +74,11 @@ impl<D: BlockDriver> BlockDriver for Counting<D> {
         self.inner.length().await
     }
     async fn preadv(&self, at: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
-        add(&self.counts.reads, 1);
-        add(&self.counts.read_bytes, dst.len());
+        self.counts.data.read(dst.len());
         self.inner.preadv(at, dst).await
     }
     async fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> Result<()> {
-        add(&self.counts.writes, 1);
-        add(&self.counts.written_bytes, src.len());
+        self.counts.data.write(src.len());
         self.inner.pwritev(at, src, flags).await
     }
     async fn flush(&self) -> Result<()> {
@@ -73,9 +100,11 @@ impl<D: BlockDriver> BlockDriver for Counting<D> {
         self.inner.vmstate()
     }
     async fn save_vmstate(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
+        self.counts.state.write(src.len());
         self.inner.save_vmstate(at, src).await
     }
     async fn load_vmstate(&self, at: VmstateOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
+        self.counts.state.read(dst.len());
         self.inner.load_vmstate(at, dst).await
     }
     async fn vmstate_length(&self) -> Result<Option<u64>> {
@@ -83,6 +112,29 @@ impl<D: BlockDriver> BlockDriver for Counting<D> {
     }
     async fn finish_vmstate(&self, len: u64) -> Result<()> {
         self.inner.finish_vmstate(len).await
+    }
+    async fn discard_vmstate(&self) -> Result<()> {
+        self.inner.discard_vmstate().await
+    }
+    fn supports_snapshots(&self) -> bool {
+        self.inner.supports_snapshots()
+    }
+    async fn snapshot_create(&self, new: NewSnapshot) -> Result<SnapshotInfo> {
+        self.inner.snapshot_create(new).await
+    }
+    async fn snapshot_goto(&self, id_or_name: String) -> Result<()> {
+        self.inner.snapshot_goto(id_or_name).await
+    }
+    async fn snapshot_delete(&self, id_or_name: String) -> Result<()> {
+        self.inner.snapshot_delete(id_or_name).await
+    }
+    async fn snapshot_list(&self) -> Result<Vec<SnapshotInfo>> {
+        self.inner.snapshot_list().await
+    }
+    async fn snapshot_load_tmp(&self, id_or_name: String) -> Result<Box<dyn DynBlockDriver>> {
+        let inner = self.inner.snapshot_load_tmp(id_or_name).await?;
+        let counts = self.counts.clone();
+        Ok(Box::new(Self { inner, counts }))
     }
     async fn close(&self) -> Result<()> {
         self.inner.close().await

@@ -1,5 +1,5 @@
 //! `vmstate demo`: a real guest's recorded savevm and loadvm, each way, beside the disk's own limit.
-use crate::args::{DemoArgs, Engine, StepKind};
+use crate::args::{DemoArgs, Engine, Format, StepKind, Storage};
 use crate::context::Cx;
 use crate::failure::Failure;
 use crate::measure;
@@ -36,6 +36,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
 /// One way to save and load.
 struct Way {
     engine: Engine,
+    storage: Storage,
     save: Series,
     load: Series,
 }
@@ -112,29 +113,45 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
     Ok(demo)
 }
 
-/// Slowest first: cached and O_DIRECT, unbuffered and buffered.
+/// Into a file and into a snapshot; slowest first: cached and O_DIRECT, unbuffered and buffered.
 fn ways() -> Vec<Way> {
     let mut ways = Vec::new();
-    for direct in [false, true] {
-        for unbuffered in [true, false] {
-            let cache = if direct { "O_DIRECT" } else { "cached" };
-            let (save, load) = match unbuffered {
-                true => ("unbuffered", "unbuffered"),
-                false => ("buffered", "read-ahead"),
-            };
-            ways.push(Way {
-                engine: Engine {
-                    direct,
-                    unbuffered,
-                    workers: vmstate::DEFAULT_WORKERS,
-                    buffer: vmstate::DEFAULT_BUFFER_SIZE,
-                },
-                save: Series::new(format!("save {cache} {save}")),
-                load: Series::new(format!("load {cache} {load}")),
-            });
+    for format in [Format::RawState] {
+        for direct in [false, true] {
+            for unbuffered in [true, false] {
+                ways.push(Way::new(format, direct, unbuffered));
+            }
         }
     }
     ways
+}
+
+impl Way {
+    fn new(format: Format, direct: bool, unbuffered: bool) -> Self {
+        let place = match format {
+            Format::RawState => "",
+            Format::Qcow2 => "qcow2 ",
+        };
+        let cache = if direct { "O_DIRECT" } else { "cached" };
+        let (save, load) = match unbuffered {
+            true => ("unbuffered", "unbuffered"),
+            false => ("buffered", "read-ahead"),
+        };
+        Self {
+            engine: Engine {
+                direct,
+                unbuffered,
+                workers: vmstate::DEFAULT_WORKERS,
+                buffer: vmstate::DEFAULT_BUFFER_SIZE,
+            },
+            storage: Storage {
+                format,
+                options: None,
+            },
+            save: Series::new(format!("save {place}{cache} {save}")),
+            load: Series::new(format!("load {place}{cache} {load}")),
+        }
+    }
 }
 
 /// The files of a demo, all of which go with it.
@@ -175,18 +192,26 @@ impl Demo {
         check_load: bool,
     ) -> Result<(), Failure> {
         let way = &mut self.ways[way];
-        let (state, engine) = (files.state.path(), &way.engine);
+        let (state, engine, storage) = (files.state.path(), &way.engine, &way.storage);
         if !engine.direct {
             // A virtual machine's host takes free memory back: let it be given before the clock starts, not in it.
             populate(runner.cx, files.warm.path(), warm_bytes).await?;
         }
-        let saved = runner.transfer(StepKind::Save, state, engine).await?;
+        let saved = runner
+            .transfer(StepKind::Save, state, engine, storage)
+            .await?;
         way.save.push(&saved);
-        runner.step(StepKind::Verify, state, engine).await?;
-        let loaded = runner.transfer(StepKind::Load, state, engine).await?;
+        runner
+            .step(StepKind::Verify, state, engine, storage)
+            .await?;
+        let loaded = runner
+            .transfer(StepKind::Load, state, engine, storage)
+            .await?;
         way.load.push(&loaded);
         if check_load {
-            runner.step(StepKind::CheckLoad, state, engine).await?;
+            runner
+                .step(StepKind::CheckLoad, state, engine, storage)
+                .await?;
         }
         remove(runner.cx, &files.state).await
     }

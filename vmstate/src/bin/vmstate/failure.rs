@@ -1,5 +1,5 @@
 //! Why the program ends with 1: one line that names the file, the operation, where, how long, why, and what is on disk.
-use block_core::BlockError;
+use block_core::{BlockError, Op};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::fmt;
@@ -55,10 +55,24 @@ impl Failure {
 
     /// A failure of the block layer.
     pub(crate) fn block(file: impl fmt::Display, error: &BlockError) -> Self {
-        let mut failure =
-            Self::new(file, error.op.to_string(), &error.cause).at(error.offset, error.len);
-        failure.0.errno = Some(error.errno().0);
-        failure
+        let failure = Self::new(file, error.op.to_string(), &error.cause);
+        let failure = failure.with_errno(error.errno().0);
+        match error.op {
+            // Of the whole image: their numbers say nothing.
+            Op::SnapshotCreate
+            | Op::SnapshotGoto
+            | Op::SnapshotDelete
+            | Op::SnapshotList
+            | Op::SnapshotLoad
+            | Op::DiscardVmstate => failure,
+            _ => failure.at(error.offset, error.len),
+        }
+    }
+
+    /// The same, with the system's number for it.
+    pub(crate) fn with_errno(mut self, errno: i32) -> Self {
+        self.0.errno = Some(errno);
+        self
     }
 
     /// The same at `offset`, for `len` bytes.

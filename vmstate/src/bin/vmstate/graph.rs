@@ -1,60 +1,83 @@
-//! The nodes: a vmstate-file over a file, with a counter between the file's node and its driver.
+//! The nodes: a vmstate-file or a qcow2 image over a file, with counters between the nodes and their drivers.
 use crate::args::Engine;
 use crate::context::Cx;
 use crate::counting::{Counting, Counts};
 use crate::failure::Failure;
-use block_core::{BlockNode, CacheMode, NodeBuilder, Permissions};
+use crate::magic;
+use block_core::{BlockChild, BlockNode, CacheMode, NodeBuilder, Permissions};
+use block_drivers::qcow2::{BackingFile, Qcow2Driver, Qcow2Error, Qcow2Options, Table};
 use block_drivers::{Create, DirectIo, FileDriver, FileOptions, OpenError, VmstateFileDriver};
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// An open state file.
-pub(crate) struct Graph {
-    /// The node whose driver holds the state.
-    pub(crate) state: BlockNode,
-    file: BlockNode,
-    /// Requests that reached the file's driver.
-    pub(crate) counts: Rc<Counts>,
-    /// Whether the page cache is bypassed.
-    pub(crate) direct: DirectIo,
-    path: std::path::PathBuf,
-}
-
-/// How the file is opened.
+/// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// It must not exist; nobody else may write it.
     Create,
+    /// It must exist; nobody else may write it.
+    Change,
     /// Nobody may write it meanwhile.
     Read,
     /// Whatever others do.
     ReadShared,
 }
 
-impl Graph {
+impl Purpose {
+    /// Of a command that only reads.
+    pub(crate) fn reading(force_share: bool) -> Self {
+        match force_share {
+            true => Self::ReadShared,
+            false => Self::Read,
+        }
+    }
+
+    fn permissions(self) -> Permissions {
+        match self {
+            Self::Create | Self::Change => Permissions::writer(),
+            Self::Read => Permissions::reader(),
+            Self::ReadShared => Permissions::force_share(),
+        }
+    }
+
+    fn is_read_only(self) -> bool {
+        matches!(self, Self::Read | Self::ReadShared)
+    }
+}
+
+/// An open file of the host.
+pub(crate) struct HostFile {
+    node: BlockNode,
+    purpose: Purpose,
+    cache: CacheMode,
+    /// Requests that reached the file's driver.
+    pub(crate) counts: Rc<Counts>,
+    /// Whether the page cache is bypassed.
+    direct: DirectIo,
+    /// As the user calls it.
+    shown: PathBuf,
+}
+
+impl HostFile {
+    /// Opens and locks the file at `path`, which the user calls `shown`.
     pub(crate) async fn open(
         cx: &Cx,
         path: &Path,
         shown: &Path,
-        engine: &Engine,
+        direct: bool,
         purpose: Purpose,
     ) -> Result<Self, Failure> {
-        let cache = match engine.direct {
+        let cache = match direct {
             true => CacheMode::None,
             false => CacheMode::Writeback,
         };
-        let permissions = match purpose {
-            Purpose::Create => Permissions::writer(),
-            Purpose::Read => Permissions::reader(),
-            Purpose::ReadShared => Permissions::force_share(),
-        };
-        let read_only = purpose != Purpose::Create;
-        let mut options = match read_only {
+        let mut options = match purpose.is_read_only() {
             true => FileOptions::reader(cx.workers.clone()),
             false => FileOptions::writer(cx.workers.clone()),
         };
         options.cache = cache;
-        options.permissions = permissions;
+        options.permissions = purpose.permissions();
         if purpose == Purpose::Create {
             options.create = Create::New;
             options.mode = 0o600; // a machine's memory is nobody else's business
@@ -64,42 +87,39 @@ impl Graph {
             .map_err(|e| open_failure(shown, &e))?;
         let direct = driver.direct();
         let counts = Rc::new(Counts::default());
-        let counting = Counting {
-            inner: driver,
-            counts: counts.clone(),
-        };
-        let failed = |error| Failure::block(shown.display(), &error);
-        let builder = |name| NodeBuilder::new(name).cache(cache).read_only(read_only);
-        let file = builder("file")
-            .open(&cx.handle, counting)
+        let node = NodeBuilder::new("file")
+            .cache(cache)
+            .read_only(purpose.is_read_only())
+            .open(&cx.handle, Counting::new(driver, &counts))
             .await
-            .map_err(failed)?;
-        let child = file.attach("vmstate-file", permissions).map_err(failed)?;
-        let state = builder("state")
-            .open(&cx.handle, VmstateFileDriver::new(child))
-            .await
-            .map_err(failed)?;
+            .map_err(|e| Failure::block(shown.display(), &e))?;
         Ok(Self {
-            state,
-            file,
+            node,
+            purpose,
+            cache,
             counts,
             direct,
-            path: shown.to_path_buf(),
+            shown: shown.to_path_buf(),
         })
     }
 
-    /// Makes what was written durable.
-    pub(crate) async fn flush(&self) -> Result<(), Failure> {
-        let flushed = self.state.flush().await;
-        flushed.map_err(|e| Failure::block(self.path.display(), &e))
+    /// Takes the file's permissions for `who`.
+    pub(crate) fn attach(&self, who: &'static str) -> Result<BlockChild, Failure> {
+        let attached = self.node.attach(who, self.purpose.permissions());
+        attached.map_err(|e| Failure::block(self.shown.display(), &e))
     }
 
-    /// Closes both nodes; the first error is returned.
+    /// A node on top of it.
+    fn builder(&self, name: &'static str) -> NodeBuilder {
+        NodeBuilder::new(name)
+            .cache(self.cache)
+            .read_only(self.purpose.is_read_only())
+    }
+
+    /// Closes the node and lets go of the lock.
     pub(crate) async fn close(&self) -> Result<(), Failure> {
-        let (above, below) = (self.state.close().await, self.file.close().await);
-        above
-            .and(below)
-            .map_err(|e| Failure::block(self.path.display(), &e))
+        let closed = self.node.close().await;
+        closed.map_err(|e| Failure::block(self.shown.display(), &e))
     }
 
     /// How the file is accessed, in a word.
@@ -111,6 +131,81 @@ impl Graph {
             } => format!("direct, {request_alignment} B"),
             DirectIo::AcceptedNotDirect => "O_DIRECT accepted, not direct".to_owned(),
         }
+    }
+}
+
+/// An open file that holds a state, or an image that can.
+pub(crate) struct Graph {
+    /// The node whose driver holds the state.
+    pub(crate) state: BlockNode,
+    pub(crate) file: HostFile,
+    /// What was asked of an image's driver; `None` for a file that is the state.
+    pub(crate) image: Option<Rc<Counts>>,
+}
+
+impl Graph {
+    /// A file that is the state.
+    pub(crate) async fn open_state(
+        cx: &Cx,
+        path: &Path,
+        shown: &Path,
+        engine: &Engine,
+        purpose: Purpose,
+    ) -> Result<Self, Failure> {
+        let file = HostFile::open(cx, path, shown, engine.direct, purpose).await?;
+        let driver = VmstateFileDriver::new(file.attach("vmstate-file")?);
+        let state = file.builder("state").open(&cx.handle, driver).await;
+        let state = state.map_err(|e| Failure::block(shown.display(), &e))?;
+        Ok(Self {
+            state,
+            file,
+            image: None,
+        })
+    }
+
+    /// A qcow2 image. What the image names is not opened: a backing file is not needed for snapshots and states, and an image with an
+    /// external data file has none.
+    pub(crate) async fn open_image(
+        cx: &Cx,
+        path: &Path,
+        shown: &Path,
+        direct: bool,
+        purpose: Purpose,
+    ) -> Result<Self, Failure> {
+        let file = HostFile::open(cx, path, shown, direct, purpose).await?;
+        let options = Qcow2Options {
+            read_only: purpose.is_read_only(),
+            backing: BackingFile::Ignore,
+            workers: Some(cx.workers.clone()),
+            ..Qcow2Options::default()
+        };
+        let driver = match Qcow2Driver::open(file.attach("qcow2")?, options).await {
+            Ok(driver) => driver,
+            Err(error) => return Err(image_failure(cx, path, shown, &error).await),
+        };
+        let counts = Rc::new(Counts::default());
+        let driver = Counting::new(driver, &counts);
+        let state = file.builder("image").open(&cx.handle, driver).await;
+        let state = state.map_err(|e| Failure::block(shown.display(), &e))?;
+        Ok(Self {
+            state,
+            file,
+            image: Some(counts),
+        })
+    }
+
+    /// Makes what was written durable.
+    pub(crate) async fn flush(&self) -> Result<(), Failure> {
+        let flushed = self.state.flush().await;
+        flushed.map_err(|e| Failure::block(self.file.shown.display(), &e))
+    }
+
+    /// Closes both nodes; the first error is returned.
+    pub(crate) async fn close(&self) -> Result<(), Failure> {
+        let (above, below) = (self.state.close().await, self.file.close().await);
+        above
+            .map_err(|e| Failure::block(self.file.shown.display(), &e))
+            .and(below)
     }
 }
 
@@ -132,5 +227,36 @@ pub(crate) fn open_failure(shown: &Path, error: &OpenError) -> Failure {
             Failure::new(file, "open with O_DIRECT", why)
         }
         other => Failure::new(file, "open", other),
+    }
+}
+
+/// Why the image at `path` could not be made, opened or checked, to the user.
+pub(crate) async fn image_failure(
+    cx: &Cx,
+    path: &Path,
+    shown: &Path,
+    error: &Qcow2Error,
+) -> Failure {
+    let file = shown.display();
+    match error {
+        Qcow2Error::BadMagic { .. } => {
+            let path = path.to_path_buf();
+            let look = move || magic::image_format_of(&File::open(path).ok()?).ok()?;
+            let why = match cx.blocking(look).await {
+                Ok(Some(format)) => format!("it is no qcow2 image, but a disk image ({format})"),
+                _ => "it is no qcow2 image".to_owned(),
+            };
+            Failure::new(file, "open", why)
+        }
+        Qcow2Error::Truncated {
+            what: Table::Header,
+            ..
+        } => Failure::new(file, "open", format!("it is no qcow2 image: {error}")),
+        Qcow2Error::DataFileMissing => {
+            let why = "the guest's data is in an external file, so it can have no snapshots";
+            Failure::new(file, "open", why)
+        }
+        Qcow2Error::Io { error, .. } => Failure::block(file, error),
+        other => Failure::new(file, "open", other).with_errno(other.errno().0),
     }
 }

@@ -1,28 +1,39 @@
-//! `vmstate load`: a file to stdout.
+//! `vmstate load`: a file, or the state in a snapshot of an image, to stdout.
 use crate::args::LoadArgs;
 use crate::context::Cx;
 use crate::failure::Failure;
 use crate::graph::{Graph, Purpose};
+use crate::magic;
 use crate::progress::Progress;
 use crate::report::{self, Transfer};
 use crate::stdio::{Done, Stdio, lost};
 use crate::streams::{STREAM_PIECE, Source};
 use aio_task::Job;
+use block_core::BlockNode;
 use std::cell::Cell;
+use std::fs::File;
 use std::time::Instant;
 
 /// Bytes handed to stdout at a time, where they are read ahead.
 const WRITE: usize = 1 << 20;
+
+/// A state that can be read.
+struct Open {
+    graph: Graph,
+    /// The snapshot, where it is in one.
+    view: Option<BlockNode>,
+    source: Source,
+}
 
 pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let threads = args.engine.workers.saturating_add(1);
     Cx::run(threads, async |cx| {
         let shown = args.file.display().to_string();
         let work = async {
-            let (graph, mut source) = open(cx, args).await?;
-            let progress = Progress::new("load", Some(source.len()), args.output.json);
+            let open = open(cx, args).await?;
+            let progress = Progress::new("load", Some(open.source.len()), args.output.json);
             let counter = progress.counter();
-            let work = load(args, &graph, &mut source, &counter);
+            let work = load(args, open, &counter);
             cx.beside(work, progress.run(&cx.handle)).await
         };
         let transfer = cx
@@ -34,29 +45,68 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
     })
 }
 
-async fn open(cx: &Cx, args: &LoadArgs) -> Result<(Graph, Source), Failure> {
-    let purpose = match args.force_share {
-        true => Purpose::ReadShared,
-        false => Purpose::Read,
+async fn open(cx: &Cx, args: &LoadArgs) -> Result<Open, Failure> {
+    let (file, engine) = (&args.file, &args.engine);
+    let failed = |error| Failure::block(file.display(), &error);
+    let purpose = Purpose::reading(args.force_share);
+    let Some(name) = &args.name else {
+        let graph = Graph::open_state(cx, file, file, engine, purpose).await?;
+        if args.format.is_none() {
+            refuse_image(cx, args).await?;
+        }
+        let source = Source::open(&graph.state, engine, args.length).await;
+        let source = source.map_err(failed)?;
+        return Ok(Open {
+            graph,
+            view: None,
+            source,
+        });
     };
-    let graph = Graph::open(cx, &args.file, &args.file, &args.engine, purpose).await?;
-    let source = Source::open(&graph.state, &args.engine, args.length)
-        .await
-        .map_err(|e| Failure::block(args.file.display(), &e))?;
-    Ok((graph, source))
+    let graph = Graph::open_image(cx, file, file, engine.direct, purpose).await?;
+    let view = graph.state.snapshot_load_tmp(name).await.map_err(failed)?;
+    if view.vmstate_length().await.map_err(failed)? == Some(0) {
+        let why = format!("the snapshot {name:?} holds a disk only, no state");
+        return Err(Failure::new(file.display(), "load", why));
+    }
+    let source = Source::open(&view, engine, args.length).await;
+    let source = source.map_err(failed)?;
+    Ok(Open {
+        graph,
+        view: Some(view),
+        source,
+    })
 }
 
-async fn load(
-    args: &LoadArgs,
-    graph: &Graph,
-    source: &mut Source,
-    counter: &Cell<u64>,
-) -> Result<Transfer, Failure> {
+/// A qcow2 image is no stream; who wants its bytes says so.
+async fn refuse_image(cx: &Cx, args: &LoadArgs) -> Result<(), Failure> {
+    let path = args.file.clone();
+    let format = cx
+        .blocking(move || magic::image_format_of(&File::open(path)?))
+        .await?
+        .map_err(|e| Failure::io(args.file.display(), "read", &e))?;
+    if format == Some(magic::QCOW2) {
+        let why = "it is a qcow2 image: --name says which snapshot's state; --format raw-state reads it as it is";
+        return Err(Failure::new(args.file.display(), "load", why));
+    }
+    Ok(())
+}
+
+async fn load(args: &LoadArgs, open: Open, counter: &Cell<u64>) -> Result<Transfer, Failure> {
+    let Open {
+        graph,
+        view,
+        mut source,
+    } = open;
     let start = Instant::now();
-    let (bytes, pieces) = pump(args, source, counter).await?;
+    let (bytes, pieces) = pump(args, &mut source, counter).await?;
     let seconds = start.elapsed().as_secs_f64();
+    drop(source);
+    if let Some(view) = view {
+        let closed = view.close().await;
+        closed.map_err(|e| Failure::block(args.file.display(), &e))?;
+    }
     graph.close().await?;
-    Ok(Transfer::new(graph, bytes, pieces, seconds))
+    Ok(Transfer::new(&graph, bytes, pieces, seconds))
 }
 
 /// Writes the whole state to stdout; bytes and pieces. The next piece is read while one is being written.

@@ -1,16 +1,23 @@
-//! The program `vmstate`: saves a machine's state from a stream into a file, loads it back, and shows what that costs.
+//! The program `vmstate`: saves a machine's state from a stream into a file or a qcow2 image, loads it back, and shows what that costs.
 //!
-//! `save` and `load` move a stream; `replay` performs recorded patterns, each run in a child process; `demo` compares the ways.
+//! `save` and `load` move a stream; `create`, `list`, `apply`, `delete`, `check` and `info` are for the images that states are kept in;
+//! `replay` performs recorded patterns, each run in a child process; `demo` compares the ways.
 #![forbid(unsafe_code)]
 
 mod args;
 mod baseline;
+mod change;
+mod check;
 mod content;
 mod context;
 mod counting;
+mod create;
 mod demo;
 mod failure;
 mod graph;
+mod human;
+mod info;
+mod list;
 mod load;
 mod magic;
 mod measure;
@@ -30,17 +37,32 @@ mod streams;
 mod target;
 mod trace;
 mod verify;
+mod walker;
 
 use args::{Cli, Command};
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use failure::Failure;
+use std::process::exit;
 
 fn main() {
-    let (result, json) = match Cli::parse().command {
-        Command::Save(args) => (save::run(&args), args.output.json),
-        Command::Load(args) => (load::run(&args), args.output.json),
-        Command::Replay(args) => (replay::run(&args), args.output.json),
-        Command::Demo(args) => (demo::run(&args), args.output.json),
-        Command::Step(args) => (step::run(&args), true),
+    let cli = Cli::try_parse().unwrap_or_else(|error| wrong_usage(&error));
+    if let Some(why) = cli.contradiction() {
+        wrong_usage(&Cli::command().error(ErrorKind::ArgumentConflict, why));
+    }
+    let done = |result: Result<(), Failure>| result.map(|()| 0);
+    let (result, json) = match cli.command {
+        Command::Create(args) => (done(create::run(&args)), args.output.json),
+        Command::Save(args) => (done(save::run(&args)), args.output.json),
+        Command::Load(args) => (done(load::run(&args)), args.output.json),
+        Command::List(args) => (done(list::run(&args)), args.output.json),
+        Command::Apply(args) => (done(change::apply(&args)), args.output.json),
+        Command::Delete(args) => (done(change::delete(&args)), args.output.json),
+        Command::Check(args) => (check::run(&args), args.output.json),
+        Command::Info(args) => (done(info::run(&args)), args.output.json),
+        Command::Replay(args) => (done(replay::run(&args)), args.output.json),
+        Command::Demo(args) => (done(demo::run(&args)), args.output.json),
+        Command::Step(args) => (done(step::run(&args)), true),
     };
     if let Err(failure) = &result {
         match json {
@@ -49,5 +71,16 @@ fn main() {
         }
     }
     // Not by returning: a worker may sleep in a read of stdin that never ends.
-    std::process::exit(i32::from(result.is_err()));
+    exit(result.unwrap_or(1));
+}
+
+/// Prints what clap says (help and version come this way too) and ends the program.
+fn wrong_usage(error: &clap::Error) -> ! {
+    let _ = error.print();
+    let checks = std::env::args_os().nth(1).is_some_and(|arg| arg == "check");
+    exit(match error.exit_code() {
+        // Of a check 2 tells corruptions; qemu-img says 1 too.
+        2 if checks => 1,
+        status => status,
+    })
 }

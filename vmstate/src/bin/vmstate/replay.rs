@@ -1,5 +1,5 @@
 //! `vmstate replay`: a recorded pattern, performed, verified and measured.
-use crate::args::{ReplayArgs, StepKind};
+use crate::args::{Format, ReplayArgs, StepKind};
 use crate::context::Cx;
 use crate::failure::Failure;
 use crate::progress::Steps;
@@ -7,14 +7,18 @@ use crate::report;
 use crate::runner::{Patterns, Runner};
 use crate::say;
 use crate::series::Series;
-use crate::target::{Target, Temporary};
+use crate::target::{Making, Target, Temporary};
 use serde_json::{Value, json};
 use std::path::Path;
 
 pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     Cx::run(args.engine.workers, async |cx| {
         let shown = args.file.display().to_string();
-        let prepare = Target::prepare(cx, &args.file, args.force);
+        let making = match args.storage.format {
+            Format::RawState => Making::State,
+            Format::Qcow2 => Making::Image,
+        };
+        let prepare = Target::prepare(cx, &args.file, making, args.force);
         let mut target = cx.unless_stopped(&shown, "replay", prepare).await?;
         let outcome = cx
             .unless_stopped(&shown, "replay", replay(cx, args, &target))
@@ -68,11 +72,14 @@ async fn replay(cx: &Cx, args: &ReplayArgs, target: &Target) -> Result<Results, 
         if run > 0 {
             remove(state)?;
         }
-        let saved = runner.transfer(StepKind::Save, state, &args.engine).await?;
-        results.saves.push(&saved);
-        runner.step(StepKind::Verify, state, &args.engine).await?;
+        let (engine, storage) = (&args.engine, &args.storage);
+        let saved = runner.transfer(StepKind::Save, state, engine, storage);
+        results.saves.push(&saved.await?);
+        runner
+            .step(StepKind::Verify, state, engine, storage)
+            .await?;
         if let Some(series) = &mut results.loads {
-            let value = runner.step(StepKind::Load, state, &args.engine).await?;
+            let value = runner.step(StepKind::Load, state, engine, storage).await?;
             results.past_end = value["past_end"].clone();
             if let Some(loaded) = report::Transfer::from_json(&value) {
                 series.push(&loaded);
@@ -80,7 +87,7 @@ async fn replay(cx: &Cx, args: &ReplayArgs, target: &Target) -> Result<Results, 
             if run == 0 {
                 // Once, and outside of the clock: each byte that a load returns.
                 runner
-                    .step(StepKind::CheckLoad, state, &args.engine)
+                    .step(StepKind::CheckLoad, state, engine, storage)
                     .await?;
             }
         }

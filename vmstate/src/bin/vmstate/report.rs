@@ -1,5 +1,6 @@
 //! What a command tells when it is done.
 use crate::args::Output;
+use crate::counting::Moved;
 use crate::graph::Graph;
 use crate::measure;
 use crate::say;
@@ -19,6 +20,8 @@ pub(crate) struct Transfer {
     pub(crate) peak_memory: u64,
     /// What reached the file's driver.
     pub(crate) requests: Requests,
+    /// The part of it that is not the state's own bytes; `None` where there is nothing else.
+    pub(crate) metadata: Option<Requests>,
     /// How the file was accessed.
     pub(crate) access: String,
 }
@@ -32,23 +35,70 @@ pub(crate) struct Requests {
     pub(crate) written_bytes: u64,
 }
 
+impl Requests {
+    fn of(moved: &Moved) -> Self {
+        Self {
+            reads: moved.reads.get(),
+            read_bytes: moved.read_bytes.get(),
+            writes: moved.writes.get(),
+            written_bytes: moved.written_bytes.get(),
+        }
+    }
+
+    /// Without those of `other`.
+    fn without(self, other: Self) -> Self {
+        Self {
+            reads: self.reads.saturating_sub(other.reads),
+            read_bytes: self.read_bytes.saturating_sub(other.read_bytes),
+            writes: self.writes.saturating_sub(other.writes),
+            written_bytes: self.written_bytes.saturating_sub(other.written_bytes),
+        }
+    }
+
+    /// Reads and writes.
+    pub(crate) fn count(&self) -> u64 {
+        self.reads.saturating_add(self.writes)
+    }
+
+    /// Of both.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.read_bytes.saturating_add(self.written_bytes)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "reads": self.reads,
+            "read_bytes": self.read_bytes,
+            "writes": self.writes,
+            "written_bytes": self.written_bytes,
+        })
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        let number = |name: &str| value.get(name).and_then(Value::as_u64);
+        Some(Self {
+            reads: number("reads")?,
+            read_bytes: number("read_bytes")?,
+            writes: number("writes")?,
+            written_bytes: number("written_bytes")?,
+        })
+    }
+}
+
 impl Transfer {
     /// Of what this process has done so far.
     pub(crate) fn new(graph: &Graph, bytes: u64, pieces: u64, seconds: f64) -> Self {
-        let counts = &graph.counts;
+        let requests = Requests::of(&graph.file.counts.data);
+        let image = graph.image.as_ref();
         Self {
             bytes,
             pieces,
             seconds,
             cpu_seconds: measure::cpu_seconds(),
             peak_memory: measure::peak_memory().unwrap_or(0),
-            requests: Requests {
-                reads: counts.reads.get(),
-                read_bytes: counts.read_bytes.get(),
-                writes: counts.writes.get(),
-                written_bytes: counts.written_bytes.get(),
-            },
-            access: graph.access(),
+            requests,
+            metadata: image.map(|counts| requests.without(Requests::of(&counts.state))),
+            access: graph.file.access(),
         }
     }
 
@@ -65,12 +115,8 @@ impl Transfer {
             "mb_per_second": self.rate(),
             "cpu_seconds": self.cpu_seconds,
             "peak_memory": self.peak_memory,
-            "requests": {
-                "reads": self.requests.reads,
-                "read_bytes": self.requests.read_bytes,
-                "writes": self.requests.writes,
-                "written_bytes": self.requests.written_bytes,
-            },
+            "requests": self.requests.json(),
+            "metadata": self.metadata.as_ref().map(Requests::json),
             "access": self.access,
         })
     }
@@ -85,12 +131,8 @@ impl Transfer {
             seconds: float("/seconds")?,
             cpu_seconds: float("/cpu_seconds")?,
             peak_memory: number("/peak_memory")?,
-            requests: Requests {
-                reads: number("/requests/reads")?,
-                read_bytes: number("/requests/read_bytes")?,
-                writes: number("/requests/writes")?,
-                written_bytes: number("/requests/written_bytes")?,
-            },
+            requests: Requests::from_json(value.get("requests")?)?,
+            metadata: value.get("metadata").and_then(Requests::from_json),
             access: value.get("access")?.as_str()?.to_owned(),
         })
     }
@@ -109,10 +151,14 @@ pub(crate) fn transfer(verb: &'static str, file: &str, transfer: &Transfer, outp
         return say::on_stderr(json!({ verb: value }));
     }
     let r = &transfer.requests;
+    let metadata = transfer.metadata.map(|metadata| {
+        let (count, bytes) = (metadata.count(), metadata.bytes());
+        format!(", of which metadata: {count} requests ({bytes} bytes)")
+    });
     // One line, whatever the name holds.
     let file = file.replace(|c: char| c.is_control(), "?");
     say::on_stderr(format_args!(
-        "{verb} {file}: {} bytes in {:.3} s, {:.0} MB/s, {}; {} pieces; driver: {} writes ({} bytes), {} reads ({} bytes); CPU {:.2} s; peak memory {:.1} MiB",
+        "{verb} {file}: {} bytes in {:.3} s, {:.0} MB/s, {}; {} pieces; driver: {} writes ({} bytes), {} reads ({} bytes){}; CPU {:.2} s; peak memory {:.1} MiB",
         transfer.bytes,
         transfer.seconds,
         transfer.rate(),
@@ -122,6 +168,7 @@ pub(crate) fn transfer(verb: &'static str, file: &str, transfer: &Transfer, outp
         r.written_bytes,
         r.reads,
         r.read_bytes,
+        metadata.unwrap_or_default(),
         transfer.cpu_seconds,
         mib(transfer.peak_memory),
     ));

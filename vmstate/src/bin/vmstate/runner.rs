@@ -1,5 +1,5 @@
 //! Runs steps in child processes, one at a time.
-use crate::args::{Engine, StepKind};
+use crate::args::{Engine, Format, StepKind, Storage};
 use crate::content::Content;
 use crate::context::Cx;
 use crate::failure::Failure;
@@ -90,17 +90,19 @@ impl Runner<'_> {
         kind: StepKind,
         file: &Path,
         engine: &Engine,
+        storage: &Storage,
     ) -> Result<Value, Failure> {
-        self.steps.begin(&what(kind, engine));
+        self.steps.begin(&what(kind, engine, storage));
         // What the step before has left to do (a removed file's blocks, dirty pages) is not to be paid inside this one's clock.
         self.cx.blocking(rustix::fs::sync).await?;
         let failed = |error: io::Error| Failure::io("vmstate", "start a child process", &error);
-        let mut command = self.command(kind, file, engine).map_err(failed)?;
+        let command = self.command(kind, file, engine, storage);
+        let mut command = command.map_err(failed)?;
         // On this thread: the child dies with the thread that started it.
         let child = command.spawn().map_err(failed)?;
-        let mut running = Running::new(&child);
+        let running = Running::new(&child);
         let output = self.cx.blocking(move || child.wait_with_output()).await?;
-        running.child = None;
+        running.ended();
         result(&output.map_err(failed)?)
     }
 
@@ -110,8 +112,9 @@ impl Runner<'_> {
         kind: StepKind,
         file: &Path,
         engine: &Engine,
+        storage: &Storage,
     ) -> Result<Transfer, Failure> {
-        let value = self.step(kind, file, engine).await?;
+        let value = self.step(kind, file, engine, storage).await?;
         Transfer::from_json(&value).ok_or_else(|| unreadable(&value.to_string()))
     }
 
@@ -122,12 +125,19 @@ impl Runner<'_> {
         file: &Path,
         engine: &Engine,
     ) -> Result<f64, Failure> {
-        let value = self.step(kind, file, engine).await?;
+        let plain = Storage::default();
+        let value = self.step(kind, file, engine, &plain).await?;
         let seconds = value.get("seconds").and_then(Value::as_f64);
         seconds.ok_or_else(|| unreadable(&value.to_string()))
     }
 
-    fn command(&self, kind: StepKind, file: &Path, engine: &Engine) -> io::Result<Command> {
+    fn command(
+        &self,
+        kind: StepKind,
+        file: &Path,
+        engine: &Engine,
+        storage: &Storage,
+    ) -> io::Result<Command> {
         let patterns = &self.patterns;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("step").arg(name(kind));
@@ -140,7 +150,8 @@ impl Runner<'_> {
         }
         command.arg(format!("--seed={}", patterns.seed));
         command.arg(format!("--bytes={}", patterns.bytes));
-        command.args(engine.to_args()).arg("--").arg(file);
+        command.args(storage.to_args()).args(engine.to_args());
+        command.arg("--").arg(file);
         command.stdin(match kind {
             StepKind::Save => Stdio::from(patterns.content.try_clone()?),
             _ => Stdio::null(),
@@ -151,17 +162,22 @@ impl Runner<'_> {
 }
 
 /// A child that may have to be killed.
-struct Running {
+pub(crate) struct Running {
     /// A handle that cannot come to mean another process. `None` when the child has ended.
     child: Option<OwnedFd>,
 }
 
 impl Running {
-    fn new(child: &Child) -> Self {
+    pub(crate) fn new(child: &Child) -> Self {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         Self {
             child: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
         }
+    }
+
+    /// The child has ended, and was waited for.
+    pub(crate) fn ended(mut self) {
+        self.child = None;
     }
 }
 
@@ -201,7 +217,11 @@ fn unreadable(text: &str) -> Failure {
 }
 
 /// For people.
-fn what(kind: StepKind, engine: &Engine) -> String {
+fn what(kind: StepKind, engine: &Engine, storage: &Storage) -> String {
+    let place = match storage.format {
+        Format::RawState => "",
+        Format::Qcow2 => "qcow2 ",
+    };
     let cache = if engine.direct { "O_DIRECT" } else { "cached" };
     let way = if engine.unbuffered {
         "unbuffered"
@@ -209,10 +229,10 @@ fn what(kind: StepKind, engine: &Engine) -> String {
         "buffered"
     };
     match kind {
-        StepKind::Save => format!("save {cache} {way}"),
-        StepKind::Load => format!("load {cache} {way}"),
-        StepKind::CheckLoad => format!("check load {cache} {way}"),
-        StepKind::Verify => "verify".to_owned(),
+        StepKind::Save => format!("save {place}{cache} {way}"),
+        StepKind::Load => format!("load {place}{cache} {way}"),
+        StepKind::CheckLoad => format!("check load {place}{cache} {way}"),
+        StepKind::Verify => format!("verify {place}").trim_end().to_owned(),
         StepKind::DiskWrite => "disk limit, write".to_owned(),
         StepKind::DiskRead => "disk limit, read".to_owned(),
     }

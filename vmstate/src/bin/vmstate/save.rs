@@ -1,4 +1,4 @@
-//! `vmstate save`: stdin into a file.
+//! `vmstate save`: stdin into a file, or into a snapshot of an image.
 use crate::args::SaveArgs;
 use crate::context::Cx;
 use crate::failure::Failure;
@@ -8,10 +8,11 @@ use crate::report::{self, Transfer};
 use crate::say;
 use crate::stdio::{Stdio, Until, lost};
 use crate::streams::{STREAM_PIECE, Sink};
-use crate::target::Target;
+use crate::target::{Making, Target};
+use block_core::{BlockError, Cause, NewSnapshot};
 use serde_json::json;
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// Bytes asked of stdin at a time, where they are buffered.
 const READ: usize = 1 << 20;
@@ -19,36 +20,41 @@ const READ: usize = 1 << 20;
 pub(crate) fn run(args: &SaveArgs) -> Result<(), Failure> {
     // A worker more than requests in flight: closing and renaming wait for nobody.
     let threads = args.engine.workers.saturating_add(1);
-    Cx::run(threads, async |cx| {
-        let shown = args.file.display().to_string();
-        let prepare = Target::prepare(cx, &args.file, args.force);
-        let mut target = cx.unless_stopped(&shown, "save", prepare).await?;
-        if args.output.json {
-            let temporary = target.temporary().display().to_string();
-            let started = json!({"file": shown, "temporary": temporary});
-            say::on_stderr(json!({ "started": started }));
-        }
-        // Not stopped by a signal: it could make the file after it was removed.
-        let graph = Graph::open(
-            cx,
-            target.temporary(),
-            &args.file,
-            &args.engine,
-            Purpose::Create,
-        )
-        .await
-        .map_err(|e| target.failed(e))?;
-        let progress = Progress::new("save", None, args.output.json);
-        let work = save(args, &graph, &progress);
-        let work = cx.beside(work, progress.run(&cx.handle));
-        let saved = cx.unless_stopped(&shown, "save", work).await;
-        drop(progress);
-        // From here on no signal stops it: the state is durable, and gets its name.
-        let transfer = saved.map_err(|e| target.failed(e))?;
-        target.commit(cx).await?;
-        report::transfer("saved", &shown, &transfer, args.output);
-        Ok(())
+    Cx::run(threads, async |cx| match &args.name {
+        Some(name) => into_snapshot(cx, args, name).await,
+        None => into_file(cx, args).await,
     })
+}
+
+async fn into_file(cx: &Cx, args: &SaveArgs) -> Result<(), Failure> {
+    let shown = args.file.display().to_string();
+    let prepare = Target::prepare(cx, &args.file, Making::State, args.force);
+    let mut target = cx.unless_stopped(&shown, "save", prepare).await?;
+    if args.output.json {
+        let temporary = target.temporary().display().to_string();
+        let started = json!({"file": shown, "temporary": temporary});
+        say::on_stderr(json!({ "started": started }));
+    }
+    // Not stopped by a signal: it could make the file after it was removed.
+    let graph = Graph::open_state(
+        cx,
+        target.temporary(),
+        &args.file,
+        &args.engine,
+        Purpose::Create,
+    )
+    .await
+    .map_err(|e| target.failed(e))?;
+    let progress = Progress::new("save", None, args.output.json);
+    let work = save(args, &graph, &progress);
+    let work = cx.beside(work, progress.run(&cx.handle));
+    let saved = cx.unless_stopped(&shown, "save", work).await;
+    drop(progress);
+    // From here on no signal stops it: the state is durable, and gets its name.
+    let transfer = saved.map_err(|e| target.failed(e))?;
+    target.commit(cx).await?;
+    report::transfer("saved", &shown, &transfer, args.output);
+    Ok(())
 }
 
 async fn save(args: &SaveArgs, graph: &Graph, progress: &Progress) -> Result<Transfer, Failure> {
@@ -62,6 +68,117 @@ async fn save(args: &SaveArgs, graph: &Graph, progress: &Progress) -> Result<Tra
     let seconds = start.elapsed().as_secs_f64();
     graph.close().await?;
     Ok(Transfer::new(graph, bytes, pieces, seconds))
+}
+
+/// What a save that failed before its record leaves, as far as the image's users are concerned.
+const AS_IT_WAS: &str = "the image has the snapshots and the content that it had";
+
+async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failure> {
+    let shown = args.file.display().to_string();
+    let open = Graph::open_image(
+        cx,
+        &args.file,
+        &args.file,
+        args.engine.direct,
+        Purpose::Change,
+    );
+    let opened = cx.unless_stopped(&shown, "save", open).await;
+    let graph = opened.map_err(|e| e.leaving("nothing was written"))?;
+    if args.output.json {
+        let started = json!({"file": shown, "name": name});
+        say::on_stderr(json!({ "started": started }));
+    }
+    let saved = save_named(cx, args, name, &graph).await;
+    // Whatever happened: what the failed save has written is freed, at the latest now.
+    let closed = graph.close().await;
+    let (bytes, pieces, seconds) = match (saved, closed) {
+        (Ok(saved), Ok(())) => saved,
+        (Ok(_), Err(failure)) => {
+            let left = "the snapshot is complete; clusters that nothing uses may be left, which check --repair leaks frees";
+            return Err(failure.leaving(left));
+        }
+        (Err(failure), Ok(())) => return Err(failure.leaving(AS_IT_WAS)),
+        (Err(failure), Err(_)) => return Err(failure.leaving(leaked())),
+    };
+    let transfer = Transfer::new(&graph, bytes, pieces, seconds);
+    report::transfer("saved", &shown, &transfer, args.output);
+    Ok(())
+}
+
+fn leaked() -> String {
+    format!(
+        "{AS_IT_WAS}, and clusters that nothing uses may be left, which check --repair leaks frees"
+    )
+}
+
+/// From the first byte to the record; bytes, pieces and seconds. A signal stops it as long as there is no record.
+async fn save_named(
+    cx: &Cx,
+    args: &SaveArgs,
+    name: &str,
+    graph: &Graph,
+) -> Result<(u64, u64, f64), Failure> {
+    let shown = args.file.display().to_string();
+    let start = Instant::now();
+    let failed = |error: BlockError| match &error.cause {
+        Cause::Leaked { cause, .. } => {
+            let cause = (**cause).clone();
+            Failure::block(&shown, &BlockError { cause, ..error }).leaving(leaked())
+        }
+        Cause::SnapshotExists { name } => {
+            let why = format!("there is a snapshot {name:?}; --force replaces it");
+            Failure::new(&shown, "save", why).with_errno(error.errno().0)
+        }
+        _ => Failure::block(&shown, &error),
+    };
+    let new = NewSnapshot {
+        replace: args.force,
+        ..NewSnapshot::new(name).taken_at(SystemTime::now())
+    };
+    let begin = Sink::begin_named(&graph.state, new, &args.engine);
+    let mut sink = begin.await.map_err(failed)?;
+    let progress = Progress::new("save", None, args.output.json);
+    let counter = progress.counter();
+    let pumped = {
+        let work = pump(args, &mut sink, &counter);
+        let work = cx.beside(work, progress.run(&cx.handle));
+        cx.unless_stopped(&shown, "save", work).await
+    };
+    let pieces = match pumped {
+        Ok(pieces) if pieces > 0 => pieces,
+        // Recorded it would be a snapshot of the disk alone.
+        Ok(_) => {
+            let empty = Failure::new("stdin", "read", "it is empty: there is no state");
+            return Err(match sink.cancel().await {
+                Ok(()) => empty,
+                Err(_) => empty.leaving(leaked()),
+            });
+        }
+        Err(failure) => {
+            return Err(match sink.cancel().await {
+                Ok(()) => failure,
+                Err(_) => failure.leaving(leaked()),
+            });
+        }
+    };
+    let cancel = sink.cancel_handle();
+    let commit = cx.until_stopped(sink.finish(), || {
+        if let Some(cancel) = &cancel {
+            cancel.cancel();
+        }
+    });
+    let bytes = match commit.await {
+        (Ok(bytes), _) => bytes,
+        (Err(error), Some(signal)) => {
+            let mut stopped = Failure::new(&shown, "save", format!("stopped by {signal}"));
+            if matches!(error.cause, Cause::Leaked { .. }) {
+                stopped = stopped.leaving(leaked());
+            }
+            return Err(stopped);
+        }
+        (Err(error), None) => return Err(failed(error)),
+    };
+    Ok((bytes, pieces, start.elapsed().as_secs_f64()))
 }
 
 /// Writes stdin to `sink` until it ends; the number of pieces. The next piece is read while one is being written.

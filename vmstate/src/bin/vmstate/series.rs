@@ -13,6 +13,7 @@ pub(crate) struct Series {
     cpu_seconds: Samples,
     peak_memory: u64,
     requests: Requests,
+    metadata: Option<Requests>,
     access: String,
 }
 
@@ -26,6 +27,7 @@ impl Series {
             cpu_seconds: Samples::default(),
             peak_memory: 0,
             requests: Requests::default(),
+            metadata: None,
             access: String::new(),
         }
     }
@@ -37,10 +39,11 @@ impl Series {
         self.bytes = run.bytes;
         self.pieces = run.pieces;
         self.requests = run.requests;
+        self.metadata = run.metadata;
         self.access = run.access.clone();
     }
 
-    /// A run of the disk's limit: only its time is known.
+    /// A run of something else, the disk's limit or another program: only its time is known.
     pub(crate) fn push_limit(&mut self, bytes: u64, seconds: f64) {
         self.bytes = bytes;
         self.seconds.push(seconds);
@@ -67,12 +70,13 @@ impl Series {
             "bytes": self.bytes,
             "pieces": self.pieces,
             "mb_per_second": rate(self.bytes, self.median()),
-            "requests": {
-                "reads": self.requests.reads,
-                "read_bytes": self.requests.read_bytes,
-                "writes": self.requests.writes,
-                "written_bytes": self.requests.written_bytes,
-            },
+            "requests": self.requests.json(),
+            "metadata": self.metadata.map(|metadata| json!({
+                "requests": metadata.count(),
+                "bytes": metadata.bytes(),
+                "share_of_requests": share(metadata.count(), self.requests.count()),
+                "share_of_bytes": share(metadata.bytes(), self.requests.bytes()),
+            })),
             "cpu_seconds": self.cpu_seconds.median(),
             "peak_memory": self.peak_memory,
             "access": self.access,
@@ -93,6 +97,7 @@ impl Series {
             "x limit",
             "writes",
             "reads",
+            "metadata",
             "CPU s",
             "peak MiB",
             "access",
@@ -118,11 +123,12 @@ impl Series {
             times(limit),
         ];
         if self.access.is_empty() {
-            row.extend(["-", "-", "-", "-", "direct"].map(str::to_owned));
+            row.extend(["-", "-", "-", "-", "-", "direct"].map(str::to_owned));
         } else {
             row.extend([
                 self.requests.writes.to_string(),
                 self.requests.reads.to_string(),
+                self.metadata_cell(),
                 seconds(self.cpu_seconds.median()),
                 format!("{:.1}", mib(self.peak_memory)),
                 self.access.clone(),
@@ -130,4 +136,22 @@ impl Series {
         }
         row
     }
+
+    /// Requests that are not the state's own bytes, and the share of these and of their bytes.
+    fn metadata_cell(&self) -> String {
+        let Some(metadata) = self.metadata else {
+            return "-".to_owned();
+        };
+        let percent = |part, whole| 100.0 * share(part, whole);
+        format!(
+            "{} ({:.2} %, {:.2} % of bytes)",
+            metadata.count(),
+            percent(metadata.count(), self.requests.count()),
+            percent(metadata.bytes(), self.requests.bytes())
+        )
+    }
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    part as f64 / whole.max(1) as f64
 }

@@ -1,10 +1,11 @@
 //! One step of a replay in a process of its own, so that its CPU time and memory are its own. The result is a line of JSON on stdout.
-use crate::args::{StepArgs, StepKind};
+use crate::args::{Engine, Format, StepArgs, StepKind};
 use crate::baseline;
 use crate::content::Content;
 use crate::context::Cx;
+use crate::create;
 use crate::failure::Failure;
-use crate::graph::{Graph, Purpose};
+use crate::graph::{Graph, HostFile, Purpose, image_failure};
 use crate::measure;
 use crate::pieces::Pieces;
 use crate::report::Transfer;
@@ -13,12 +14,19 @@ use crate::streams::{Sink, Source};
 use crate::target::Temporary;
 use crate::trace::{Piece, Trace};
 use crate::verify::{first_wrong, verify};
+use crate::walker;
+use block_core::{BlockNode, NewSnapshot};
+use block_drivers::qcow2;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+/// The snapshot that a state is recorded in, and the length of its image's disk unless the options say another.
+const SNAPSHOT: &str = "replay";
+const DISK_SIZE: u64 = 1 << 30;
 
 pub(crate) fn run(args: &StepArgs) -> Result<(), Failure> {
     // A parent that is killed cannot stop its children.
@@ -53,8 +61,16 @@ async fn step(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
         StepKind::Verify => {
             let content = Content { seed: args.seed };
             let (trace, direct) = (pattern(&args.trace, args.take)?, args.engine.direct);
-            let work = move || verify(&path, content, &trace.covered(), trace.end(), direct);
+            let (covered, len) = (trace.covered(), trace.end());
+            let format = args.storage.format;
+            let work = move || match format {
+                Format::RawState => verify(&path, content, &covered, len, direct),
+                Format::Qcow2 => walker::verify(&path, SNAPSHOT, content, &covered, len),
+            };
             cx.blocking(work).await??;
+            if format == Format::Qcow2 {
+                check(cx, &args.file).await?;
+            }
             Ok(json!({}))
         }
         StepKind::DiskWrite => {
@@ -86,9 +102,22 @@ async fn save(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
     let (bytes, calls) = (trace.bytes(), trace.pieces.len() as u64);
     let mut pieces = Pieces::new(File::from(content), trace);
     let failed = |error| Failure::block(args.file.display(), &error);
-    let graph = Graph::open(cx, &args.file, &args.file, &args.engine, Purpose::Create).await?;
+    let (file, engine) = (&args.file, &args.engine);
+    let graph = match args.storage.format {
+        Format::RawState => Graph::open_state(cx, file, file, engine, Purpose::Create).await?,
+        Format::Qcow2 => {
+            // An image is made once for many savevm: outside of the clock.
+            let options = args.storage.options.as_deref();
+            let options = create::options_or_default(options, DISK_SIZE)
+                .map_err(|why| Failure::new(file.display(), "create", why))?;
+            create::image(cx, (file, file), None, &options).await?;
+            Graph::open_image(cx, file, file, engine.direct, Purpose::Change).await?
+        }
+    };
     let (start, cpu) = (Instant::now(), measure::cpu_seconds());
-    let mut sink = Sink::begin(&graph.state, &args.engine).map_err(failed)?;
+    let mut sink = begin(&graph.state, engine, args.storage.format)
+        .await
+        .map_err(failed)?;
     let mut used = None;
     while let Some(batch) = pieces.next(used).await? {
         for (piece, bytes) in batch.iter() {
@@ -97,7 +126,9 @@ async fn save(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
         used = Some(batch);
     }
     let len = sink.finish().await.map_err(failed)?;
-    graph.flush().await?;
+    if args.storage.format == Format::RawState {
+        graph.flush().await?; // a snapshot is stable already
+    }
     let (seconds, cpu) = (start.elapsed(), measure::cpu_seconds() - cpu);
     graph.close().await?;
     let mut result = Transfer::new(&graph, bytes, calls, seconds.as_secs_f64());
@@ -105,6 +136,39 @@ async fn save(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
     let mut value = result.json();
     value["length"] = json!(len);
     Ok(value)
+}
+
+/// A snapshot is begun in the clock, as savevm begins it.
+async fn begin(
+    node: &BlockNode,
+    engine: &Engine,
+    format: Format,
+) -> Result<Sink, block_core::BlockError> {
+    match format {
+        Format::RawState => Sink::begin(node, engine),
+        Format::Qcow2 => {
+            let new = NewSnapshot::new(SNAPSHOT).taken_at(SystemTime::now());
+            Sink::begin_named(node, new, engine).await
+        }
+    }
+}
+
+/// The image must be in order, with nothing leaked.
+async fn check(cx: &Cx, path: &Path) -> Result<(), Failure> {
+    let file = HostFile::open(cx, path, path, false, Purpose::Read).await?;
+    let report = match qcow2::check(&file.attach("check")?).await {
+        Ok(report) => report,
+        Err(error) => return Err(image_failure(cx, path, path, &error).await),
+    };
+    file.close().await?;
+    match report.findings.first() {
+        None if report.is_clean() => Ok(()),
+        found => {
+            let found = found.map(ToString::to_string).unwrap_or_default();
+            let why = format!("the image is not in order: {found}");
+            Err(Failure::new(path.display(), "verify", why))
+        }
+    }
 }
 
 /// The reads of a trace, from cold. With `check` each byte is compared with the content of these ranges.
@@ -121,9 +185,20 @@ async fn load(cx: &Cx, args: &StepArgs, check: Option<&[Piece]>) -> Result<Value
             .await?
             .map_err(|e| Failure::io(args.file.display(), "drop pages", &e))?;
     }
-    let graph = Graph::open(cx, &args.file, &args.file, &args.engine, Purpose::Read).await?;
+    let (file, engine) = (&args.file, &args.engine);
+    let graph = match args.storage.format {
+        Format::RawState => Graph::open_state(cx, file, file, engine, Purpose::Read).await?,
+        Format::Qcow2 => Graph::open_image(cx, file, file, engine.direct, Purpose::Read).await?,
+    };
     let (start, cpu) = (Instant::now(), measure::cpu_seconds());
-    let mut source = Source::open(&graph.state, &args.engine, None)
+    let node = match args.storage.format {
+        Format::RawState => graph.state.clone(),
+        Format::Qcow2 => {
+            let view = graph.state.snapshot_load_tmp(SNAPSHOT).await;
+            view.map_err(failed)?
+        }
+    };
+    let mut source = Source::open(&node, &args.engine, None)
         .await
         .map_err(failed)?;
     let (mut bytes, mut past_end_calls, mut past_end_bytes) = (0, 0u64, 0);
@@ -148,6 +223,10 @@ async fn load(cx: &Cx, args: &StepArgs, check: Option<&[Piece]>) -> Result<Value
         }
     }
     let (seconds, cpu) = (start.elapsed(), measure::cpu_seconds() - cpu);
+    drop(source);
+    if args.storage.format == Format::Qcow2 {
+        node.close().await.map_err(failed)?;
+    }
     graph.close().await?;
     let mut result = Transfer::new(
         &graph,

@@ -1,9 +1,10 @@
-//! The two ways to write and to read a state: through buffers, or one request for each piece.
+//! The two ways to write and to read a state: through buffers, or one request for each piece. A state is a whole file, or goes into a
+//! snapshot.
 use crate::args::Engine;
 use block_core::{
-    AllocError, BlockError, BlockNode, Cause, IoBuf, IoVector, Op, ReadVector, Result,
+    AllocError, BlockError, BlockNode, Cause, IoBuf, IoVector, NewSnapshot, Op, ReadVector, Result,
 };
-use vmstate::{LoadOptions, SaveOptions, VmstateLoad, VmstateSave};
+use vmstate::{CancelHandle, LoadOptions, SaveOptions, SnapshotSave, VmstateLoad, VmstateSave};
 
 /// The largest piece of a stream that is one request where nothing is buffered: that of QEMU's migration channel.
 pub(crate) const STREAM_PIECE: usize = 32_768;
@@ -11,44 +12,127 @@ pub(crate) const STREAM_PIECE: usize = 32_768;
 /// Takes a state.
 pub(crate) enum Sink {
     Buffered(VmstateSave),
-    Unbuffered { node: BlockNode, end: u64 },
+    Unbuffered(Unbuffered),
+    /// The state of a snapshot that [`Sink::finish`] makes.
+    Named(SnapshotSave),
+    NamedUnbuffered(Unbuffered, NewSnapshot),
+}
+
+/// The vmstate area of a node that is written piece by piece.
+pub(crate) struct Unbuffered {
+    node: BlockNode,
+    /// The first byte behind the last that was written.
+    end: u64,
 }
 
 impl Sink {
+    /// Of a state that is a whole file.
     pub(crate) fn begin(node: &BlockNode, engine: &Engine) -> Result<Self> {
         if engine.unbuffered {
-            let node = node.clone();
-            return Ok(Self::Unbuffered { node, end: 0 });
+            return Ok(Self::Unbuffered(Unbuffered::new(node)));
         }
-        let options = SaveOptions {
-            workers: engine.workers,
-            buffer_size: engine.buffer,
-            ..SaveOptions::default()
-        };
-        VmstateSave::begin(node, options).map(Self::Buffered)
+        VmstateSave::begin(node, save_options(engine)).map(Self::Buffered)
+    }
+
+    /// Of the state of a snapshot that is to be made. It is to be finished or cancelled. Refuses what could not be recorded before anything is
+    /// written.
+    pub(crate) async fn begin_named(
+        node: &BlockNode,
+        new: NewSnapshot,
+        engine: &Engine,
+    ) -> Result<Self> {
+        let save = SnapshotSave::begin(node, new.clone(), save_options(engine)).await?;
+        if !engine.unbuffered {
+            return Ok(Self::Named(save));
+        }
+        // It has looked at the name and emptied the area: so far both ways are one.
+        save.cancel().await?;
+        Ok(Self::NamedUnbuffered(Unbuffered::new(node), new))
     }
 
     /// Writes one piece.
     pub(crate) async fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         match self {
             Self::Buffered(save) => save.write(at, bytes).await,
-            Self::Unbuffered { node, end } => {
-                // The copy into aligned memory that QEMU calls bouncing is the node's, where the alignment demands it.
-                let piece =
-                    IoVector::copy_of(bytes, 1).map_err(|e| no_memory(Op::SaveVmstate, at, e))?;
-                node.save_vmstate_unbuffered(at.into(), piece).await?;
-                *end = (*end).max(at.saturating_add(bytes.len() as u64));
-                Ok(())
+            Self::Named(save) => save.save().write(at, bytes).await,
+            Self::Unbuffered(area) | Self::NamedUnbuffered(area, _) => area.write(at, bytes).await,
+        }
+    }
+
+    /// Ends the state; its length. A snapshot is stable then; a file is not flushed. The error of a snapshot says if what was written could
+    /// not be dropped.
+    pub(crate) async fn finish(self) -> Result<u64> {
+        match self {
+            Self::Buffered(save) => save.finalize().await,
+            Self::Unbuffered(area) => area.finish().await,
+            Self::Named(save) => save.commit().await.map(|info| info.vmstate_size),
+            Self::NamedUnbuffered(area, new) => {
+                let error = match area.record(new).await {
+                    Ok(len) => return Ok(len),
+                    Err(error) => error,
+                };
+                let Err(kept) = area.node.discard_vmstate().await else {
+                    return Err(error);
+                };
+                let cause = Cause::Leaked {
+                    cause: Box::new(error.cause),
+                    freeing: Box::new(kept.cause),
+                };
+                Err(BlockError { cause, ..error })
             }
         }
     }
 
-    /// Ends the state; its length.
-    pub(crate) async fn finish(self) -> Result<u64> {
+    /// Drops what was written, of a state that was to go into a snapshot. The error is why it could not be dropped.
+    pub(crate) async fn cancel(self) -> Result<()> {
         match self {
-            Self::Buffered(save) => save.finalize().await,
-            Self::Unbuffered { node, end } => node.finish_vmstate(end).await.map(|()| end),
+            Self::Named(save) => save.cancel().await,
+            Self::NamedUnbuffered(area, _) => area.node.discard_vmstate().await,
+            Self::Buffered(_) | Self::Unbuffered(_) => Ok(()),
         }
+    }
+
+    /// What makes [`Sink::finish`] fail as long as there is no snapshot yet.
+    pub(crate) fn cancel_handle(&self) -> Option<CancelHandle> {
+        match self {
+            Self::Named(save) => Some(save.save().cancel_handle()),
+            _ => None,
+        }
+    }
+}
+
+impl Unbuffered {
+    fn new(node: &BlockNode) -> Self {
+        let node = node.clone();
+        Self { node, end: 0 }
+    }
+
+    async fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        // The copy into aligned memory that QEMU calls bouncing is the node's, where the alignment demands it.
+        let piece = IoVector::copy_of(bytes, 1).map_err(|e| no_memory(Op::SaveVmstate, at, e))?;
+        self.node.save_vmstate_unbuffered(at.into(), piece).await?;
+        self.end = self.end.max(at.saturating_add(bytes.len() as u64));
+        Ok(())
+    }
+
+    async fn finish(&self) -> Result<u64> {
+        self.node.finish_vmstate(self.end).await?;
+        Ok(self.end)
+    }
+
+    async fn record(&self, new: NewSnapshot) -> Result<u64> {
+        self.finish().await?;
+        self.node.flush().await?;
+        let info = self.node.snapshot_create(new).await?;
+        Ok(info.vmstate_size)
+    }
+}
+
+fn save_options(engine: &Engine) -> SaveOptions {
+    SaveOptions {
+        workers: engine.workers,
+        buffer_size: engine.buffer,
+        ..SaveOptions::default()
     }
 }
 

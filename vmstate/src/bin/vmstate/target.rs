@@ -1,4 +1,4 @@
-//! FILE, and the temporary file beside it that becomes FILE when the state in it is complete.
+//! FILE, and the temporary file beside it that becomes FILE when the state or image in it is complete.
 //!
 //! ```text
 //!   1. an existing FILE is locked, then looked at, then refused or accepted; the lock stays to the end
@@ -19,13 +19,22 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Longest name of a file on Linux, in bytes.
 const NAME_MAX: usize = 255;
 
-/// Where a state goes. Dropping it removes the temporary file; so does every failure.
+/// What is made; an existing file of which kind it may replace, if it is forced to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Making {
+    /// A state: it replaces no disk image.
+    State,
+    /// A qcow2 image: it replaces no disk image of another format.
+    Image,
+}
+
+/// Where a state or an image goes. Dropping it removes the temporary file; so does every failure.
 pub(crate) struct Target {
     /// As the user called it, for messages.
     shown: PathBuf,
@@ -51,7 +60,12 @@ type Identity = (u64, u64);
 
 impl Target {
     /// Looks at FILE and refuses what must not be written or replaced. Nothing is created yet.
-    pub(crate) async fn prepare(cx: &Cx, path: &Path, force: bool) -> Result<Self, Failure> {
+    pub(crate) async fn prepare(
+        cx: &Cx,
+        path: &Path,
+        making: Making,
+        force: bool,
+    ) -> Result<Self, Failure> {
         let untouched = |failure: Failure| failure.leaving("nothing was written");
         let shown = path.to_path_buf();
         let place = {
@@ -62,7 +76,7 @@ impl Target {
         };
         let existing = match place.exists {
             true => {
-                let checked = check_existing(cx, &shown, &place.file, force).await;
+                let checked = check_existing(cx, &shown, &place.file, making, force).await;
                 Some(checked.map_err(|e| e.leaving("it is as it was"))?)
             }
             false => None,
@@ -90,6 +104,12 @@ impl Target {
     /// A free name for another file beside it, which the caller removes.
     pub(crate) fn scratch(&self) -> &Path {
         &self.scratch
+    }
+
+    /// Both would get the same name.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let place = |target: &Self| fs::canonicalize(&target.directory).ok();
+        self.file.file_name() == other.file.file_name() && place(self) == place(other)
     }
 
     /// The failure of a command that was to write the temporary file, with what it leaves on disk.
@@ -263,6 +283,7 @@ async fn check_existing(
     cx: &Cx,
     shown: &Path,
     file: &Path,
+    making: Making,
     force: bool,
 ) -> Result<(FileDriver, Identity), Failure> {
     let refused = |why: String| Failure::new(shown.display(), "replace", why);
@@ -271,24 +292,21 @@ async fn check_existing(
         .await
         .map_err(|e| graph::open_failure(shown, &e))?;
     let path = file.to_path_buf();
-    let (start, identity) = cx
+    let (format, identity) = cx
         .blocking(move || -> io::Result<_> {
             let file = File::open(path)?;
-            let mut start = vec![0; magic::NEEDED];
-            let mut filled = 0;
-            while filled < start.len() {
-                match file.read_at(&mut start[filled..], filled as u64)? {
-                    0 => break,
-                    n => filled += n,
-                }
-            }
-            start.truncate(filled);
-            Ok((start, identity(&file.metadata()?)))
+            let format = magic::image_format_of(&file)?;
+            Ok((format, identity(&file.metadata()?)))
         })
         .await?
         .map_err(|e| Failure::io(shown.display(), "read", &e))?;
-    if let Some(format) = magic::image_format(&start) {
-        return Err(refused(format!("it is a disk image ({format})")));
+    match (format, making) {
+        (Some(magic::QCOW2), Making::State) => {
+            let why = "it is a disk image (qcow2); a state goes into it with save --name";
+            return Err(refused(why.to_owned()));
+        }
+        (None | Some(magic::QCOW2), _) => {}
+        (Some(format), _) => return Err(refused(format!("it is a disk image ({format})"))),
     }
     if !force {
         return Err(refused("it exists; --force replaces it".to_owned()));
