@@ -5,7 +5,8 @@ use std::path::Path;
 
 use aio_task::{AioContext, WorkerPool};
 use block_core::{BlockChild, BlockNode, CacheMode, DiskOffset, NodeBuilder, Permissions};
-use block_drivers::qcow2::{ChainOptions, CreateOptions, Permit, create, open_image};
+use block_drivers::qcow2::{ChainOptions, CreateOptions, Permit, Qcow2Compressor, Qcow2Driver};
+use block_drivers::qcow2::{Qcow2Options, create, open_image};
 use block_drivers::{Create, FileDriver, FileOptions};
 use vmstate::{LoadOptions, load_snapshot};
 
@@ -64,7 +65,24 @@ impl Images {
         self.open_with(path, options).await
     }
 
-    /// The same for reading.
+    /// Opens an image that stands alone, with what writes compressed clusters to it.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub async fn open_to_compress(&self, path: &Path) -> (BlockNode, Qcow2Compressor) {
+        let options = Qcow2Options {
+            workers: Some(self.workers.clone()),
+            ..Qcow2Options::default()
+        };
+        let opened = Qcow2Driver::open(self.file(path).await, options).await;
+        let driver = opened.unwrap_or_else(|error| panic!("open: {error}"));
+        let compressor = driver.compressor();
+        let builder = NodeBuilder::new("compressed");
+        let node = builder.open(&self.context.handle(), driver).await;
+        (node.expect("a node on the image"), compressor)
+    }
+
+    /// Opens an image for reading, with all that it stands on.
     ///
     /// # Panics
     /// If that fails.

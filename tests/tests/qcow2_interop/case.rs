@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use block_core::{BlockNode, BlockStatus, CacheMode, DiskOffset, WriteFlags, ZeroFlags};
+use block_core::{BlockNode, BlockStatus, CacheMode, DiskOffset, IoBuf, IoVector};
+use block_core::{WriteFlags, ZeroFlags};
 use block_drivers::qcow2::CreateOptions;
 use futures::future::join_all;
 use serde_json::Value;
@@ -60,6 +61,9 @@ impl<'a> Case<'a> {
     /// What is read is what was written, whoever wrote it; and `qemu-img` finds nothing wrong at any time.
     pub(super) fn is_the_same_for_both(&mut self) {
         self.we_work();
+        if self.spec.may_compress() && self.spec.below == Below::Nothing {
+            self.we_compress();
+        }
         self.qemu_judges("after our work");
         self.qemu_works();
         self.we_judge();
@@ -172,6 +176,35 @@ impl<'a> Case<'a> {
                 }
             }
             same_bytes(&contents(&node).await, &self.disk.bytes, name);
+            node.close().await.expect("closed");
+        });
+    }
+
+    /// Whole clusters, and the rest of the disk; over what is there already, as QEMU does not.
+    fn we_compress(&mut self) {
+        let (disk, cluster) = (self.disk.len(), self.spec.cluster);
+        let half = disk / cluster / 2 * cluster;
+        let mut works = Vec::new();
+        for (start, end) in [(0, half), (half, disk)] {
+            let clusters = (end - start) / cluster;
+            let at = start + self.random.below(clusters) * cluster;
+            let len = (end - at).min((1 + self.random.below(8)) * cluster);
+            let seed = self.random.word();
+            works.push((DiskOffset(at), len, seed));
+            self.disk.apply(Work::Write { at, len, seed });
+        }
+        self.images.run(async {
+            let (node, compressor) = self.images.open_to_compress(&self.image).await;
+            let writes = works.iter().map(|(at, len, seed)| {
+                let bytes = IoBuf::copy_of(&payload(*len, *seed), 1)
+                    .expect("memory")
+                    .freeze();
+                compressor.write(*at, IoVector::from(bytes))
+            });
+            for (work, done) in works.iter().zip(join_all(writes).await) {
+                done.unwrap_or_else(|error| panic!("{}: {work:?}: {error}", self.name));
+            }
+            same_bytes(&contents(&node).await, &self.disk.bytes, &self.name);
             node.close().await.expect("closed");
         });
     }
