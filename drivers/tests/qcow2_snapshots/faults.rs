@@ -2,16 +2,9 @@
 //! and as soon as the disk takes writes again nothing is left behind.
 
 use crate::support::{Bench, Image, pattern};
-use crate::world::{ACTIONS, Action, World, cluster_of, was_ours};
+use crate::world::{ACTIONS, Action, IMAGES, World, cluster_of, was_ours};
 use block_core::{Errno, Op};
 use block_drivers::qcow2::Qcow2Options;
-
-const IMAGES: [&str; 4] = [
-    "size=256k,cluster_size=512,refcount_bits=64",
-    "size=1M,cluster_size=4096",
-    "size=1M,cluster_size=16384,extended_l2=on",
-    "size=256k,cluster_size=1024,compat=0.10",
-];
 
 /// An image that has things to write, and the smallest caches.
 async fn open(bench: &Bench, bytes: &[u8], world: &mut World, pairs: &str) -> Image {

@@ -3,6 +3,14 @@
 use crate::support::{Bench, Image, Random, all, pattern, snapshot_bytes, state};
 use block_core::{Cause, NewSnapshot, Result};
 
+/// Images that differ in all that matters here. The first has its clusters in disorder, and refcounts of neighbours in many places.
+pub(crate) const IMAGES: [&str; 4] = [
+    "size=96k,cluster_size=512,refcount_bits=64",
+    "size=1M,cluster_size=4096",
+    "size=1M,cluster_size=16384,extended_l2=on",
+    "size=256k,cluster_size=1024,compat=0.10",
+];
+
 /// A snapshot as it must read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -54,6 +62,9 @@ impl World {
             snapshots: Vec::new(),
         };
         let cluster = cluster_of(pairs);
+        if cluster == 512 {
+            world.scatter(&image, cluster).await;
+        }
         for round in 0..3 {
             let mut random = Random::new(round + 1);
             for _ in 0..6 {
@@ -71,6 +82,17 @@ impl World {
         let mut random = Random::new(99);
         world.write(&image, &mut random, cluster).await;
         (image.close().await, world)
+    }
+
+    /// Every other cluster is written, and hardly one lies behind its neighbour.
+    async fn scatter(&mut self, image: &Image, cluster: usize) {
+        let clusters = self.disk.len() / cluster;
+        for number in 0..clusters / 2 {
+            let at = number * 37 % clusters * cluster;
+            let bytes = pattern(number as u64, cluster);
+            image.write(at as u64, &bytes).await.expect("written");
+            self.disk[at..at + cluster].copy_from_slice(&bytes);
+        }
     }
 
     async fn record(&mut self, image: &Image, name: &str, state: Vec<u8>) {
