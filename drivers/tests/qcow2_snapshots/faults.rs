@@ -84,6 +84,21 @@ fn an_operation_with_one_fault_is_done_or_not_and_leaves_nothing_behind() {
     });
 }
 
+#[test]
+fn a_commit_that_fails_while_the_clusters_of_one_table_are_counted_is_undone() {
+    let bench = Bench::new();
+    bench.run(async {
+        // An L2 table's clusters have their refcounts all over the file, and more of them are changed than are kept in memory.
+        let pairs = "size=256k,cluster_size=512,refcount_bits=64";
+        let base = World::build(&bench, pairs).await;
+        let mut nth = 0;
+        while one_fault(&bench, &base, pairs, Action::Create, Op::Write, nth).await {
+            nth += 1;
+        }
+        assert!(nth > 50, "only {nth} writes");
+    });
+}
+
 /// The disk fails from the `nth` request of a kind on, until the operation has given up. False if it made fewer.
 async fn no_more(
     bench: &Bench,
