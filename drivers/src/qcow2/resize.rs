@@ -36,6 +36,9 @@ impl Image {
         self.check_writable()?;
         let old = self.size.get();
         self.check_length(old, &to)?;
+        if to.len != old {
+            self.vmstate.show(None); // what a snapshot that was gone to has left behind the disk goes
+        }
         if to.len < old {
             return self.shrink(to).await;
         }

@@ -4,5 +4,7 @@ mod cost; // requests and bytes beside the state
 mod crash; // the machine stops
 mod faults; // a request of the file fails
 mod life; // made, listed, gone to, deleted
+mod refused; // by name, with nothing changed
+mod state; // the vmstate area
 mod support;
 mod world; // what an image must say

@@ -3,8 +3,8 @@
 use aio_task::{AioContext, AioHandle};
 use block_core::test_disk::{TestDisk, TestDiskControl, TestDiskOptions};
 use block_core::{
-    BlockChild, BlockNode, DiskOffset, IoBuf, IoVector, NewSnapshot, NodeBuilder, Permissions,
-    ReadVector, Result, SnapshotInfo, VmstateOffset, WriteFlags,
+    BlockChild, BlockNode, Cause, DiskOffset, IoBuf, IoVector, NewSnapshot, NodeBuilder,
+    Permissions, ReadVector, Result, SnapshotInfo, VmstateOffset, WriteFlags,
 };
 use block_drivers::qcow2::{CheckReport, CreateOptions, Qcow2Driver, Qcow2Options, check, create};
 
@@ -199,5 +199,12 @@ impl Bench {
     pub(crate) async fn is_clean(&self, bytes: &[u8]) {
         let report = self.check(bytes).await;
         assert!(report.is_clean(), "{report:?}");
+    }
+}
+
+pub(crate) fn cause<T>(result: Result<T>) -> Cause {
+    match result {
+        Ok(_) => panic!("it succeeded"),
+        Err(error) => error.cause,
     }
 }
