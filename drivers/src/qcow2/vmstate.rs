@@ -171,7 +171,8 @@ impl Image {
     async fn free_state(&self) -> Result<()> {
         self.free_abandoned().await?;
         self.commit().await?; // lowers the refcounts in memory
-        self.commit().await
+        self.commit().await?;
+        self.reclaimed()
     }
 
     /// Its clusters are freed later: the caller sees to it. The caller holds the state's clusters.
