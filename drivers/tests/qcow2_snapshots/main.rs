@@ -4,6 +4,7 @@ mod cost; // requests and bytes beside the state
 mod crash; // the machine stops
 mod faults; // a request of the file fails
 mod life; // made, listed, gone to, deleted
+mod model; // everything at once
 mod refused; // by name, with nothing changed
 mod state; // the vmstate area
 mod support;
