@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use block_core::{BlockNode, BlockStatus, CacheMode, DiskOffset, IoBuf, IoVector};
-use block_core::{WriteFlags, ZeroFlags};
+use block_core::{Preallocation, Truncate, WriteFlags, ZeroFlags};
 use block_drivers::qcow2::CreateOptions;
 use futures::future::join_all;
 use serde_json::Value;
@@ -68,7 +68,8 @@ impl<'a> Case<'a> {
         self.qemu_works();
         self.we_judge();
         self.we_work();
-        self.qemu_judges("after our work on theirs");
+        self.we_resize();
+        self.qemu_judges("after our work on theirs, and a resize");
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -205,6 +206,31 @@ impl<'a> Case<'a> {
                 done.unwrap_or_else(|error| panic!("{}: {work:?}: {error}", self.name));
             }
             same_bytes(&contents(&node).await, &self.disk.bytes, &self.name);
+            node.close().await.expect("closed");
+        });
+    }
+
+    /// Longer or shorter, by a little or by many clusters. What is new reads as zeroes, whatever is below.
+    fn we_resize(&mut self) {
+        let (old, cluster) = (self.disk.len(), self.spec.cluster);
+        let by = 512 * (1 + self.random.below((old / 4).max(2 * cluster) / 512));
+        let len = match self.random.below(3) {
+            0 => old - by.min(old / 2 / 512 * 512),
+            1 => old + by % (4 * cluster).max(512),
+            _ => old + by,
+        };
+        self.disk.bytes.resize(len as usize, 0);
+        let to = Truncate {
+            len,
+            exact: true,
+            preallocation: Preallocation::Off,
+        };
+        self.images.run(async {
+            let node = self.images.open(&self.image, CacheMode::Writeback).await;
+            let done = node.truncate(to).await;
+            done.unwrap_or_else(|error| panic!("{}: {old} to {len}: {error}", self.name));
+            let what = format!("{}: {old} to {len}", self.name);
+            same_bytes(&contents(&node).await, &self.disk.bytes, &what);
             node.close().await.expect("closed");
         });
     }
