@@ -28,6 +28,10 @@ const NEEDS: [Need; 3] = [
 ];
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
+const THEIRS_BECOME_OURS: &str =
+    "three states of QEMU's are ours, and QEMU starts from our image of them";
+const THEIRS_SURVIVE_US: &str =
+    "we apply one state of QEMU's and delete another, and QEMU loads the rest";
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
 fn main() -> ExitCode {
@@ -35,16 +39,12 @@ fn main() -> ExitCode {
     for direct in [false, true] {
         let how = if direct { "with O_DIRECT" } else { "cached" };
         trials.push(tools::trial(
-            format!(
-                "three states of QEMU's are ours, and QEMU starts from our image of them, {how}"
-            ),
+            format!("{THEIRS_BECOME_OURS}, {how}"),
             &NEEDS,
             move || theirs_become_ours(direct),
         ));
         trials.push(tools::trial(
-            format!(
-                "we apply one state of QEMU's and delete another, and QEMU loads the rest, {how}"
-            ),
+            format!("{THEIRS_SURVIVE_US}, {how}"),
             &NEEDS,
             move || theirs_survive_us(direct),
         ));
@@ -70,7 +70,6 @@ enum Who {
     Us,
 }
 
-/// (a)
 fn theirs_become_ours(direct: bool) {
     let saved = Saved::by_qemu(direct);
     let images = Images::new();
@@ -138,7 +137,6 @@ fn theirs_become_ours(direct: bool) {
     qemu.quit();
 }
 
-/// (b)
 fn theirs_survive_us(direct: bool) {
     let saved = Saved::by_qemu(direct);
     let images = Images::new();
@@ -181,7 +179,7 @@ fn theirs_survive_us(direct: bool) {
     check_is_clean(&saved.image, "QEMU's image, used by QEMU again");
 }
 
-/// (c): with clusters of 16 KiB an L1 entry covers 32 MiB.
+/// With clusters of 16 KiB an L1 entry covers 32 MiB.
 fn survives_a_resize(saver: Who, resizer: Who, longer: bool) {
     let direct = (saver == Who::Us) != longer;
     let (before, after) = match longer {
