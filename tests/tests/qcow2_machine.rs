@@ -3,9 +3,9 @@
 //!
 //! The machine is that of the plain states' tests: its memory holds 48 MiB of random bytes, which only a saved state can bring back.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use block_core::{BlockNode, CacheMode, DiskOffset, NewSnapshot, Preallocation, Truncate};
 use block_core::{SnapshotInfo, WriteFlags};
@@ -16,9 +16,11 @@ use tempfile::TempDir;
 use tests::files::disk_folder;
 use tests::images::{Images, contents, same_bytes, state_and_disk};
 use tests::machine::{self, Disk, Machine, RANDOM_LEN};
+use tests::program;
 use tests::qemu::Qemu;
 use tests::qemu_img::{check_is_clean, dumped_bytes, qemu_img, qemu_io, snapshots};
 use tests::tools::{self, Need};
+use tests::wrapper::Wrapper;
 use vmstate::{SaveOptions, save_snapshot};
 
 const NEEDS: [Need; 3] = [
@@ -74,7 +76,7 @@ fn theirs_become_ours(direct: bool) {
     let saved = Saved::by_qemu(direct);
     let images = Images::new();
 
-    // Ours is made of what we read in theirs.
+    // Ours is made of what we read in theirs, disk and state.
     let ours = saved.folder.path().join("ours");
     images.create(
         &ours,
@@ -83,26 +85,27 @@ fn theirs_become_ours(direct: bool) {
             ..CreateOptions::default()
         },
     );
-    images.run(async {
-        let from = images.open_to_read(&saved.image).await;
-        let to = images.open(&ours, cache(direct)).await;
-        for (moment, info) in saved.moments.iter().zip(saved.infos(&from).await) {
-            let (state, disk) = state_and_disk(&from, moment.name).await;
-            assert!(state.starts_with(b"QEVM"), "{}", moment.name);
-            assert_eq!(state.len() as u64, info.vmstate_size);
-            same_bytes(&disk, &moment.disk, moment.name);
-            write_all(&to, &disk).await;
-            let new = NewSnapshot {
-                date_sec: info.date_sec,
-                date_nsec: info.date_nsec,
-                vm_clock_nsec: info.vm_clock_nsec,
-                ..NewSnapshot::new(moment.name)
-            };
-            save(&to, new, &state).await;
-        }
-        from.close().await.expect("closed");
-        to.close().await.expect("closed");
-    });
+    for moment in &saved.moments {
+        let state = load_by_program(&saved.image, moment.name, direct);
+        let (infos, same_state, disk) = images.run(async {
+            let node = images.open_to_read(&saved.image).await;
+            let infos = saved.infos(&node).await;
+            let (state, disk) = state_and_disk(&node, moment.name).await;
+            node.close().await.expect("closed");
+            (infos, state, disk)
+        });
+        assert!(state.starts_with(b"QEVM"), "{}", moment.name);
+        same_bytes(&state, &same_state, moment.name);
+        same_bytes(&disk, &moment.disk, moment.name);
+        let info = infos.iter().find(|info| info.name == moment.name);
+        assert_eq!(info.map(|info| info.vmstate_size), Some(state.len() as u64));
+        images.run(async {
+            let node = images.open(&ours, cache(direct)).await;
+            write_all(&node, &disk).await;
+            node.close().await.expect("closed");
+        });
+        save_by_program(&ours, moment.name, direct, &state);
+    }
     saved.qemu_reads_the_same_states(&images);
     check_is_clean(&ours, "our image of three states");
     assert_eq!(snapshots(&ours), snapshots(&saved.image));
@@ -119,22 +122,41 @@ fn theirs_become_ours(direct: bool) {
     check_is_clean(&ours, "our image, used by QEMU");
 
     // And through the pipe, as a migration that comes in.
-    let stream = saved.folder.path().join("stream");
-    let state = images.run(async {
-        let node = images.open_to_read(&ours).await;
-        let (state, _) = state_and_disk(&node, "two").await;
-        node.close().await.expect("closed");
-        state
-    });
-    fs::write(&stream, state).expect("a file");
-    let uri = format!("exec:cat {}", stream.display());
-    let incoming = machine::with_disk_that_loads(disk, &uri);
+    let loader = Wrapper::loader(program::vmstate(), &arguments("load", &ours, "two", direct));
+    let incoming = machine::with_disk_that_loads(disk, &loader.uri());
     let mut qemu = incoming.unwrap_or_else(|gone| panic!("{gone}"));
     let ending = qemu.migration_ends();
     assert_eq!(ending.unwrap_or_else(|gone| panic!("{gone}")), "completed");
     let now = Machine::look_at(&mut qemu, saved.folder.path());
     saved.moments[1].machine.check_equal(&now);
     qemu.quit();
+    let outcome = loader.outcome();
+    assert_eq!(outcome.status, 0, "{outcome:?}");
+}
+
+fn load_by_program(image: &Path, name: &str, direct: bool) -> Vec<u8> {
+    let mut loader = Command::new(program::vmstate());
+    let loaded = loader.args(arguments("load", image, name, direct)).output();
+    let loaded = loaded.expect("the program runs");
+    assert!(loaded.status.success(), "{name}: {loaded:?}");
+    loaded.stdout
+}
+
+fn save_by_program(image: &Path, name: &str, direct: bool, state: &[u8]) {
+    let stream = image.with_extension("stream");
+    fs::write(&stream, state).expect("a file");
+    let mut saver = Command::new(program::vmstate());
+    saver.args(arguments("save", image, name, direct));
+    let saved = saver.stdin(File::open(&stream).expect("a file")).output();
+    let saved = saved.expect("the program runs");
+    assert!(saved.status.success(), "{name}: {saved:?}");
+    fs::remove_file(stream).expect("removed");
+}
+
+fn arguments(command: &str, image: &Path, name: &str, direct: bool) -> Vec<String> {
+    let mut arguments = vec![command, text(image), "--name", name];
+    arguments.extend(direct.then_some("--direct"));
+    arguments.into_iter().map(str::to_owned).collect()
 }
 
 fn theirs_survive_us(direct: bool) {
