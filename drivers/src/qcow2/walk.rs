@@ -82,6 +82,11 @@ impl Walk {
         self.at = Position::default();
     }
 
+    /// Back to the first step of the L2 table that the next step belongs to.
+    pub(super) fn restart_table(&mut self) {
+        self.at.slice = 0;
+    }
+
     pub(super) fn entries(&self) -> &[u64] {
         &self.entries
     }

@@ -1,5 +1,6 @@
 //! Internal snapshots and the machine's state in qcow2 images, on a disk in memory: against byte arrays, one for each snapshot.
 
+mod afterwards; // what failed is undone later
 mod cost; // requests and bytes beside the state
 mod crash; // the machine stops
 mod damaged; // tables that point anywhere

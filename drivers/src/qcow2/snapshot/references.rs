@@ -54,18 +54,34 @@ impl Image {
         Ok(())
     }
 
-    /// One reference more to all that the walk leads to. On an error `walk` stands where it failed, and what was raised before is still
-    /// raised.
+    /// One reference more to all that the walk leads to. On an error `walk` stands at the L2 table where it failed: the references of those
+    /// before are still raised, tables included, and those of this one are given back.
+    ///
+    /// A table whose own reference is not raised may be let go as soon as somebody writes to the disk, and could not be walked over again.
+    /// Memory: two numbers for each run of clusters that one table leads to.
     pub(super) async fn raise_references(&self, walk: &mut Walk) -> Result<()> {
+        let mut of_this_table = Vec::new();
+        let raised = self.raise_tables(walk, &mut of_this_table).await;
+        if raised.is_err() {
+            walk.restart_table();
+            of_this_table.into_iter().for_each(|c| self.free(c));
+        }
+        raised
+    }
+
+    /// `of_this_table`: what was raised of the table that the walk stands at.
+    async fn raise_tables(
+        &self,
+        walk: &mut Walk,
+        of_this_table: &mut Vec<Range<u64>>,
+    ) -> Result<()> {
         while let Some(step) = walk.step(self).await? {
-            let references = self.references(&step)?;
-            for (number, reference) in references.iter().enumerate() {
-                let clusters = reference.clusters.clone();
-                if let Err(cause) = self.raise(clusters).await {
-                    let done = references.iter().take(number);
-                    done.for_each(|done| self.free(done.clusters.clone()));
-                    return Err(cause);
-                }
+            for Reference { clusters, .. } in self.references(&step)? {
+                self.raise(clusters.clone()).await?;
+                of_this_table.push(clusters);
+            }
+            if matches!(step, Step::Table { .. }) {
+                of_this_table.clear();
             }
             walk.advance(&step);
         }

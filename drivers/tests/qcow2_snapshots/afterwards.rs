@@ -1,0 +1,81 @@
+//! An operation fails and cannot be undone at once; the guest goes on writing before it is.
+
+use crate::support::{Bench, Image, pattern};
+use block_core::{DiskOffset, Errno, Op};
+use block_drivers::qcow2::Qcow2Options;
+
+/// An L2 table of this image is read in two pieces, each of which maps 32 MiB. There are more of them than are kept in memory.
+const PAIRS: &str = "size=384M,cluster_size=32768,extended_l2=on";
+const PIECES: u64 = 12;
+const PIECE: u64 = 32 << 20;
+const CLUSTER: u64 = 32768;
+
+async fn open(bench: &Bench, bytes: &[u8]) -> Image {
+    let options = Qcow2Options {
+        l2_cache: 1,
+        refcount_cache: 1,
+        ..Qcow2Options::default()
+    };
+    bench.open_with(bytes, options).await
+}
+
+/// The places of a cluster of each piece of a table, and what is written there.
+fn everywhere(number: u64) -> impl Iterator<Item = (u64, Vec<u8>)> {
+    (0..PIECES).map(move |piece| {
+        let at = piece * PIECE + number * CLUSTER;
+        (at, pattern(at, CLUSTER as usize))
+    })
+}
+
+async fn write_everywhere(image: &Image, number: u64) {
+    for (at, bytes) in everywhere(number) {
+        image.write(at, &bytes).await.expect("written");
+    }
+    image.node.flush().await.expect("flushed");
+}
+
+async fn assert_written(image: &Image, numbers: u64, what: &str) {
+    for (at, bytes) in (0..numbers).flat_map(everywhere) {
+        let mut there = vec![0; bytes.len()];
+        let read = image.node.pread(DiskOffset(at), &mut there).await;
+        assert_eq!(read, Ok(()), "{what}: at {at}");
+        assert!(there == bytes, "{what}: at {at}");
+    }
+}
+
+/// False if there was no fault, since there are fewer requests.
+async fn fails_from(bench: &Bench, bytes: &[u8], op: Op, nth: u64) -> bool {
+    let image = open(bench, bytes).await;
+    (nth..nth + 200).for_each(|nth| image.control.fail_nth(op, nth, Errno::IO));
+    let made = image.snapshot("new").await;
+    let fired = image.control.faults_fired() > 0;
+    image.control.clear_faults();
+    let what = format!("{op} from {nth} on: {made:?}");
+    for number in 1..6 {
+        write_everywhere(&image, number).await;
+    }
+    assert_written(&image, 6, &what).await;
+    assert_eq!(image.node.close().await, Ok(()), "{what}");
+    let bytes = image.control.contents();
+    let report = bench.check(&bytes).await;
+    assert!(report.is_clean(), "{what}: {report:?}");
+    assert_written(&open(bench, &bytes).await, 6, &what).await;
+    fired
+}
+
+#[test]
+fn a_table_may_be_replaced_before_half_of_its_references_are_given_back() {
+    let bench = Bench::new();
+    bench.run(async {
+        let image = bench.image(PAIRS).await;
+        write_everywhere(&image, 0).await;
+        let bytes = image.close().await;
+        for op in [Op::Read, Op::Write, Op::Flush] {
+            let mut nth = 0;
+            while fails_from(&bench, &bytes, op, nth).await {
+                nth += 1;
+            }
+            assert!(nth > 4, "{op}: only {nth} faults");
+        }
+    });
+}
