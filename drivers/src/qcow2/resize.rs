@@ -46,11 +46,17 @@ impl Image {
             true => self.grow(old, to).await,
             false => return Ok(()),
         };
-        if grown.is_err() && self.size.get() == old {
-            // What the new length would have shown. It does no harm if it stays: the next growth drops it.
-            let _ = self.drop_mapped(&Tree::Active, self.cluster_up(old)).await;
+        if grown.is_err() {
+            // It does no harm if this fails: the next growth drops what the new length would have shown.
+            let _ = self.drop_grown(old).await;
         }
         grown
+    }
+
+    /// Drops what a growth that failed has mapped. The new length may be on disk: it goes first.
+    async fn drop_grown(&self, old: u64) -> Result<()> {
+        self.commit().await?;
+        self.drop_mapped(&Tree::Active, self.cluster_up(old)).await
     }
 
     fn check_length(&self, old: u64, to: &Truncate) -> Result<(), Qcow2Error> {
@@ -115,11 +121,12 @@ impl Image {
         self.set_size(to.len).await
     }
 
-    /// The header's size, on disk. On an error it is what it was.
+    /// The header's size, on disk. On an error it is what it was: where the new one is on disk already, the next commit puts the old one
+    /// back.
     async fn set_size(&self, size: u64) -> Result<()> {
         let old = self.size.replace(size);
         let done = self.commit().await;
-        if done.is_err() && self.on_disk.get().roots.size != size {
+        if done.is_err() {
             self.size.set(old);
         }
         done
