@@ -2,13 +2,10 @@
 //! and COPIED flags that are not exact, and nothing else; each older snapshot, each flushed byte of the guest and each recorded state is
 //! there, byte for byte; and the snapshots are those from before or those from after.
 
-use crate::support::{Bench, Image, Random, pattern};
-use crate::world::{ACTIONS, Action, IMAGES, World, cluster_of};
-use block_core::Op;
-use block_core::test_disk::Keep;
+use crate::moments::{Crash, moments};
+use crate::support::Bench;
+use crate::world::{ACTIONS, IMAGES, World};
 use block_drivers::qcow2::{CheckReport, Finding, Qcow2Options, RepairLevel, repair};
-use std::cell::RefCell;
-use std::rc::Rc;
 
 /// How many crashes showed what; so that the test can tell that it did not pass idle.
 #[derive(Debug, Default)]
@@ -27,26 +24,6 @@ fn is_harmless(report: &CheckReport) -> bool {
     report.check_errors == 0 && report.findings.iter().all(harmless)
 }
 
-/// The disk as a crash may leave it: of each write that was not flushed all, nothing, or some sectors.
-fn crashed(image: &Image, random: &mut Random) -> Vec<u8> {
-    let style = random.below(4);
-    image.control.contents_after_crash(|record| match style {
-        0 => Keep::Nothing,
-        1 => Keep::All,
-        _ => match random.below(3) {
-            0 => Keep::Nothing,
-            1 => Keep::All,
-            _ if record.op == Op::Write && record.len > 512 => {
-                let sectors = record.len.div_ceil(512);
-                let from = random.below(sectors);
-                let to = from + 1 + random.below(sectors - from);
-                Keep::Part(from * 512..to * 512)
-            }
-            _ => Keep::Nothing,
-        },
-    })
-}
-
 async fn difference(bench: &Bench, bytes: &[u8], world: &World) -> Option<String> {
     let options = Qcow2Options {
         read_only: true,
@@ -56,13 +33,13 @@ async fn difference(bench: &Bench, bytes: &[u8], world: &World) -> Option<String
     world.difference(&image).await
 }
 
-async fn judge(
-    bench: &Bench,
-    bytes: &[u8],
-    (before, after): (&World, &World),
-    what: &str,
-    seen: &mut Seen,
-) {
+async fn judge(bench: &Bench, crash: Crash<'_>, seen: &mut Seen) {
+    let Crash {
+        disk: bytes,
+        before,
+        after,
+        when: what,
+    } = crash;
     let report = bench.check(bytes).await;
     assert!(is_harmless(&report), "{what}: {report:?}");
     let old = difference(bench, bytes, before).await;
@@ -85,71 +62,6 @@ async fn judge(
     seen.copied += u32::from(report.corruptions > 0);
 }
 
-/// One action with all of its requests held and released in any order, and a crash now and then.
-fn crashes_during(
-    bench: &Bench,
-    (bytes, world): &(Vec<u8>, World),
-    pairs: &str,
-    action: Action,
-    seed: u64,
-    seen: &mut Seen,
-) {
-    let mut random = Random::new(seed);
-    let mut before = world.clone();
-    let state = pattern(seed, 2 * cluster_of(pairs) + 99);
-    let image = bench.run(async {
-        let options = Qcow2Options {
-            l2_cache: 1,
-            refcount_cache: 1,
-            ..Qcow2Options::default()
-        };
-        let image = bench.open_with(bytes, options).await;
-        image.control.track_crashes();
-        before.write(&image, &mut random, cluster_of(pairs)).await;
-        image.node.flush().await.expect("flushed");
-        if action.needs_state() {
-            image.save_state(&state).await.expect("saved");
-        }
-        image
-    });
-    let after = before.after(action, &state);
-    let image = Rc::new(image);
-    image.control.hold_all();
-    let result = Rc::new(RefCell::new(None));
-    let task = bench.handle().spawn({
-        let (image, before, result) = (image.clone(), before.clone(), result.clone());
-        async move {
-            let done = action.run(&image, &before).await;
-            *result.borrow_mut() = Some(done);
-        }
-    });
-    let mut step = 0;
-    loop {
-        bench.go_on();
-        if random.below(4) == 0 {
-            let disk = crashed(&image, &mut random);
-            let what = format!("{pairs}: {action:?}, seed {seed}, step {step}");
-            bench.run(judge(bench, &disk, (&before, &after), &what, seen));
-        }
-        if let Some(done) = result.borrow_mut().take() {
-            done.expect("done");
-            break;
-        }
-        let held = image.control.held();
-        let pick = random.below(held.len() as u64) as usize;
-        let picked = held.get(pick).expect("it waits for the disk");
-        image.control.release(picked.id);
-        step += 1;
-    }
-    drop(task);
-    // What it said is stable.
-    let disk = image.control.contents_after_crash(|_| false);
-    let what = format!("{pairs}: {action:?}, seed {seed}, done");
-    let mut last = Seen::default();
-    bench.run(judge(bench, &disk, (&after, &after), &what, &mut last));
-    image.control.stop_holding();
-}
-
 #[test]
 fn a_crash_at_any_moment_leaves_the_old_snapshots_or_the_new_ones_and_leaks_at_worst() {
     let bench = Bench::new();
@@ -158,7 +70,9 @@ fn a_crash_at_any_moment_leaves_the_old_snapshots_or_the_new_ones_and_leaks_at_w
         let base = bench.run(World::build(&bench, pairs));
         for action in ACTIONS {
             for seed in 1..=6 {
-                crashes_during(&bench, &base, pairs, action, seed, &mut seen);
+                moments(&bench, &base, pairs, action, (seed, 4), |crash| {
+                    bench.run(judge(&bench, crash, &mut seen));
+                });
             }
         }
     }

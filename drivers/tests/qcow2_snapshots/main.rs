@@ -8,6 +8,7 @@ mod faults; // a request of the file fails
 mod length; // longer and shorter, with snapshots
 mod life; // made, listed, gone to, deleted
 mod model; // everything at once
+mod moments; // when the machine may stop
 mod refused; // by name, with nothing changed
 mod state; // the vmstate area
 mod support;
