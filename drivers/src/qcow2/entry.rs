@@ -81,9 +81,6 @@ impl L1Entry {
 pub(crate) struct ReftableEntry(pub(crate) u64);
 
 impl ReftableEntry {
-    /// No refcount block: every refcount in its range is 0.
-    pub(crate) const EMPTY: Self = Self(0);
-
     /// An entry that leads to the refcount block at `block`, which the allocator gave.
     pub(crate) fn new(block: HostOffset) -> Self {
         debug_assert_eq!(
@@ -598,7 +595,7 @@ mod tests {
         assert_eq!(L1Entry(offset).table(&g, 9), Err(error(Table::L2)));
         let block = ReftableEntry(offset).block(&g, 9);
         assert_eq!(block, Err(error(Table::RefcountBlock)));
-        assert_eq!(ReftableEntry::EMPTY.block(&g, 9), Ok(None));
+        assert_eq!(ReftableEntry::default().block(&g, 9), Ok(None));
         assert_eq!(ReftableEntry::new(HOST).block(&g, 9), Ok(Some(HOST)));
         let far = ReftableEntry(1 << 63).block(&g, 9);
         assert!(matches!(far, Err(Qcow2Error::Outside { .. })));

@@ -137,14 +137,6 @@ impl Geometry {
         self.in_cluster(at) == 0
     }
 
-    /// `bytes` rounded up to whole clusters, or `None` past `i64::MAX`.
-    pub(crate) const fn round_up(&self, bytes: u64) -> Option<u64> {
-        match self.cluster_start(self.clusters_for(bytes)) {
-            Some(end) => Some(end.0),
-            None => None,
-        }
-    }
-
     // ---- Subclusters --------------------------------------------------------------------------------------------------------------
 
     /// How many parts of a cluster can be allocated by themselves: 32, or 1 without extended L2.
@@ -498,8 +490,6 @@ mod tests {
     #[test]
     fn sizes_near_the_end_of_the_numbers_are_none_and_do_not_overflow() {
         for g in each() {
-            assert_eq!(g.round_up(u64::MAX), None);
-            assert_eq!(g.round_up(i64::MAX as u64), None);
             assert_eq!(g.cluster_start(u64::MAX), None);
             assert_eq!(g.l1_start(u64::MAX), None);
             let _ = g.l1_entries_for(u64::MAX);

@@ -3,7 +3,7 @@
 use super::codec::CompressionType;
 use super::create::Version;
 use super::error::Qcow2Error;
-use super::header::features::{autoclear, compatible, incompatible};
+use super::header::features::{autoclear, incompatible};
 use super::header::{Header, Purpose};
 use super::name::Name;
 use super::snapshot::table::{Snapshot, SnapshotTable};
@@ -67,7 +67,7 @@ pub async fn info(file: &BlockChild) -> Result<ImageInfo, Qcow2Error> {
         refcount_bits: geometry.refcount_bits(),
         compression_type: header.compression,
         extended_l2: geometry.extended_l2(),
-        lazy_refcounts: header.compatible & compatible::LAZY_REFCOUNTS != 0,
+        lazy_refcounts: header.lazy_refcounts(),
         dirty: header.incompatible & incompatible::DIRTY != 0,
         corrupt: header.is_corrupt(),
         backing_file: header.backing_file.as_ref().map(file_name),

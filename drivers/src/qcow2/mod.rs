@@ -15,6 +15,20 @@
 //!                           the guest's disk                                           the machine's state, byte for byte
 //! ```
 //!
+//! ```text
+//!   header      0 magic | 4 version | 8 backing file name | 20 cluster bits | 24 size | 32 encryption | 36 L1 entries | 40 L1 | 48 reftable
+//!               56 reftable clusters | 60 snapshots | 64 snapshot table | 72 features: incompatible, compatible, autoclear
+//!               96 refcount width | 100 header length | 104 compression | extensions: type, length, data ... | the backing file's name
+//!
+//!   entries     63       62           61 .. 56   55 ........... 9    0           all big-endian
+//!   L1          COPIED                           L2 table
+//!   L2          COPIED   compressed              host cluster        ZERO        and 32 + 32 bits for subclusters, where there are any
+//!   compressed           1            sectors, then the host byte
+//!   reftable    refcount block
+//!
+//!   snapshot    L1 | L1 entries | id, name lengths | date | clock | state size (32 bits) | extra: state size, disk size, icount | id | name
+//! ```
+//!
 //! Whatever is in use has a refcount above 0 in the refcount blocks. An entry that leads to something with a refcount of exactly 1 has the
 //! flag COPIED, and what it leads to may be written in place; all else is copied first.
 //!
@@ -37,6 +51,7 @@
 //! | that nothing is written over a table | `tables.rs` |
 //! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
 //! | **the order on disk** | `commit.rs` |
+//! | the check and the repair | `check/` |
 //! | a new image; what an image says of itself | `create.rs`, `create/`, `info.rs` |
 //! | an image with its data file and backing files | `chain.rs`, `chain/` |
 //! | internal snapshots, the machine's state | `snapshot.rs`, `snapshot/`, `vmstate.rs`, `walk.rs` |
@@ -53,7 +68,6 @@
 //!
 //! Encrypted images are refused by name, and so are unknown incompatible features. Bitmaps are not kept up to date: they are dropped, as the
 //! format's rules for autoclear features say, when an image that has them is opened for writing. Lazy refcounts are honoured and never used.
-#![allow(dead_code, reason = "the driver that uses the codecs is being built")]
 
 mod allocate; // free clusters, found and taken
 mod backing; // what shows through

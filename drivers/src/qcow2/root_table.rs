@@ -23,7 +23,6 @@ pub(super) struct RootTable {
 /// What of a table has to be written, at the moment of a capture.
 pub(super) struct CapturedTable {
     pub(super) at: u64,
-    pub(super) len: usize,
     /// All of it is written, to a new place that the header has to name afterwards.
     pub(super) moved: bool,
     /// Runs of entries: index of the first, and their values.
@@ -104,7 +103,6 @@ impl RootTable {
         }
         CapturedTable {
             at: self.at.get(),
-            len: entries.len(),
             moved: self.moved.get(),
             runs,
             changed,
