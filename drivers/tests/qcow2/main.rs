@@ -5,6 +5,8 @@
     reason = "each file uses what it needs of the others"
 )]
 
+mod crash;
+mod load;
 mod model;
 mod rig;
 mod walker;

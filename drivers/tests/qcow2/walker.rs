@@ -296,9 +296,10 @@ impl<'a> Walker<'a> {
                 (_, true) => (&[][..], 0),
                 _ => (backing, i * part),
             };
-            for (place, byte) in out.iter_mut().enumerate() {
-                *byte = source.get(at + place).copied().unwrap_or(0);
-            }
+            let source = source.get(at..).unwrap_or_default();
+            let there = source.len().min(out.len());
+            out[..there].copy_from_slice(&source[..there]);
+            out[there..].fill(0);
         }
     }
 
