@@ -424,3 +424,39 @@ fn a_failed_padded_write_behind_the_end_leaves_no_padding() {
     assert_eq!(rig.run(rig.node.length()), Ok(1505));
     assert_eq!(rig.read(1000, 505).expect("inside")[..500], [0; 500]);
 }
+
+/// The length is set back after the failed write; what another one has put there meanwhile must not be cut off.
+#[test]
+fn a_failed_padded_write_cuts_nothing_off_that_others_have_written_meanwhile() {
+    let longer = TestDiskOptions {
+        grows: true,
+        ..direct(1024)
+    };
+    for others_end_first in [true, false] {
+        let rig = Rig::new(longer.clone());
+        rig.disk.hold(Op::Write, 0..u64::MAX);
+        let other = rig.start_write(1024, &pattern(1024, 1));
+        rig.disk.short_nth(Op::Write, 0, 300, Errno::NOSPC);
+        let failing = rig.start_write(4000, b"never");
+        let [first, second] = [rig.disk.held()[0].id, rig.disk.held()[1].id];
+        rig.disk.hold(Op::Truncate, 0..u64::MAX);
+        if others_end_first {
+            rig.disk.release(first);
+            rig.go_on();
+            rig.disk.release(second);
+        } else {
+            rig.disk.release(second);
+            rig.go_on();
+            // It has reached the disk, and the length is set back before anybody hears of it.
+            rig.disk.release(first);
+        }
+        rig.go_on();
+        rig.release_until_quiet();
+        cause(failing.result().expect("it has ended"));
+        other.result().expect("it has ended").expect("written");
+        rig.disk.stop_holding();
+        assert!(rig.read(1024, 1024) == Ok(pattern(1024, 1)));
+        let len = rig.run(rig.node.length()).expect("a length");
+        assert!((2048..=3584).contains(&len), "no padding is left: {len}");
+    }
+}

@@ -145,11 +145,23 @@ impl Inner {
             Ok(()) => self.cut_to(true_len).await.map(|()| true),
             Err(cause) => {
                 // What failed half way must not leave padding behind as if somebody had written it.
-                if self.driver.length().await.is_ok_and(|len| len > size) {
-                    let _ = self.cut_to(size).await;
+                let length = self.driver.length().await;
+                let others = self.others_end(start, size);
+                if length.is_ok_and(|len| len > others) {
+                    let _ = self.cut_to(others).await;
                 }
                 Err(cause)
             }
+        }
+    }
+
+    /// Where the node ends without the blocks from `start` on, which had `size` bytes when their change began: nobody else writes at or
+    /// behind `start` meanwhile, but others may have made the node longer up to there.
+    fn others_end(&self, start: u64, size: u64) -> u64 {
+        let most = size.max(start);
+        match self.length.known() {
+            Some(known) if !self.tracked.is_any_before(start) => known.clamp(size, most),
+            _ => most, // they are under way: nobody knows which of their bytes are there
         }
     }
 

@@ -50,6 +50,12 @@ impl Tracked {
         self.serialising.get() > 0 && self.entries.borrow().iter().any(endless)
     }
 
+    /// Whether a request is there that touches bytes before `at` only.
+    pub(super) fn is_any_before(&self, at: u64) -> bool {
+        let entries = self.entries.borrow();
+        entries.iter().any(|entry| entry.range.end <= at)
+    }
+
     /// Enters `waker` with the latest earlier request that `id` has to wait for; `None` if there is none any more.
     fn wait_for_earlier(&self, id: u64, waker: Waker) -> Option<()> {
         let mut entries = self.entries.borrow_mut();
