@@ -6,7 +6,10 @@
 )]
 
 mod crash;
+mod faults;
 mod load;
 mod model;
+mod races;
+mod resize;
 mod rig;
 mod walker;

@@ -321,6 +321,18 @@ impl<'a> Walker<'a> {
     }
 }
 
+/// Where the data of a guest cluster is in the image file, if it has any that is not compressed.
+pub fn host_of(image: &[u8], guest: u64) -> Option<u64> {
+    let walker = Walker::new(image, None);
+    let number = guest >> walker.cluster_bits;
+    let l1 = *walker.l1().get((number / walker.l2_entries()) as usize)?;
+    let (entry, _) = match l1 & OFFSET {
+        0 => return None,
+        _ => walker.l2_entry(l1, number % walker.l2_entries()),
+    };
+    (entry & COMPRESSED == 0 && entry & OFFSET != 0).then_some(entry & OFFSET)
+}
+
 impl Findings {
     /// Nothing is wrong at all.
     #[track_caller]
