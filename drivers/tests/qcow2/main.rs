@@ -13,3 +13,4 @@ mod races;
 mod resize;
 mod rig;
 mod walker;
+mod zero;
