@@ -136,7 +136,10 @@ impl BlockDriver for Qcow2Driver {
                 allocated: true,
                 map: None,
             }),
-            false => self.image.status(GuestOffset(at.0), inside).await,
+            false => {
+                let at = GuestOffset(at.0);
+                self.image.status(&Tree::Active, at, inside).await
+            }
         };
         during(Op::BlockStatus, at.0, len, result)
     }

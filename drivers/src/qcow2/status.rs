@@ -22,11 +22,18 @@ impl Image {
     ///
     /// `map` is the place in the file that holds guest data: the image file or the external data file. Zero and unallocated clusters have
     /// one, too, where a host cluster is kept for them.
-    pub(super) async fn status(&self, at: GuestOffset, len: u64) -> Result<BlockStatus> {
+    pub(super) async fn status(
+        &self,
+        tree: &Tree,
+        at: GuestOffset,
+        len: u64,
+    ) -> Result<BlockStatus> {
         let len = len.min(self.within_slice(at));
-        let tree = &Tree::Active;
-        let clusters = self.lock_numbers(tree, at, len);
-        let _lock = self.locks.shared(clusters).await;
+        let _lock = match tree {
+            // Nothing changes what a snapshot maps.
+            Tree::Snapshot(_) => None,
+            _ => Some(self.locks.shared(self.lock_numbers(tree, at, len)).await),
+        };
         let (kind, len) = self.run(tree, at, len).await?;
         let mut status = BlockStatus {
             len,

@@ -278,3 +278,30 @@ fn whoever_may_only_read_changes_no_snapshots() {
         assert!(matches!(refused, Cause::NoPermission { .. }));
     });
 }
+
+#[test]
+fn there_are_65536_snapshots_and_no_more() {
+    let bench = Bench::new();
+    bench.run(async {
+        let mut bytes = bench.create("size=1M").await;
+        let at = bytes.len().next_multiple_of(65536);
+        bytes.resize(at, 0);
+        for number in 1..=65536_u32 {
+            // Without an L1 table, extra data or a name.
+            let id = number.to_string();
+            let start = bytes.len();
+            bytes.resize(start + 40, 0);
+            bytes[start + 12..start + 14].copy_from_slice(&(id.len() as u16).to_be_bytes());
+            bytes.extend(id.bytes());
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+        }
+        bytes.resize(bytes.len().next_multiple_of(65536), 0);
+        bytes[60..64].copy_from_slice(&65536_u32.to_be_bytes());
+        bytes[64..72].copy_from_slice(&(at as u64).to_be_bytes());
+        let image = bench.open(&bytes).await;
+        assert_eq!(image.names().await.len(), 65536);
+        let refused = cause(image.snapshot("one more").await);
+        assert!(words(&refused).contains("65536"), "{refused:?}");
+        assert!(bytes_of(&image) == bytes);
+    });
+}

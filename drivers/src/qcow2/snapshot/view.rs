@@ -6,7 +6,9 @@ use crate::qcow2::image::Image;
 use crate::qcow2::locks::SNAPSHOTS;
 use crate::qcow2::offset::GuestOffset;
 use crate::qcow2::tree::{SnapshotTree, Tree};
-use block_core::{BlockDriver, BlockError, BlockLimits, Cause, DiskOffset, IoVector, Op};
+use block_core::{
+    BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, DiskOffset, IoVector, Op,
+};
 use block_core::{ReadVector, VmstateLimits, VmstateOffset, WriteFlags};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -42,6 +44,27 @@ impl SnapshotView {
     fn tree(&self) -> Result<Rc<SnapshotTree>> {
         self.image.check_open()?;
         self.tree.borrow().clone().ok_or(Cause::Closed)
+    }
+
+    /// Without the places in the image's file, which is not a child of this.
+    async fn status(&self, at: DiskOffset, len: u64) -> Result<BlockStatus> {
+        let tree = self.tree()?;
+        let inside = len.min(tree.disk_size.saturating_sub(at.0));
+        if inside == 0 {
+            return Ok(BlockStatus {
+                len,
+                data: false,
+                zero: true,
+                allocated: true,
+                map: None,
+            });
+        }
+        let (tree, at) = (Tree::Snapshot(tree), GuestOffset(at.0));
+        let status = self.image.status(&tree, at, inside).await?;
+        Ok(BlockStatus {
+            map: None,
+            ..status
+        })
     }
 
     async fn read(&self, space: Space, at: u64, dst: ReadVector) -> (ReadVector, Result<()>) {
@@ -116,6 +139,11 @@ impl BlockDriver for SnapshotView {
 
     async fn flush(&self) -> block_core::Result<()> {
         Ok(())
+    }
+
+    async fn block_status(&self, at: DiskOffset, len: u64) -> block_core::Result<BlockStatus> {
+        let status = self.status(at, len).await;
+        status.map_err(|c| error(Op::BlockStatus, at.0, len, c))
     }
 
     fn vmstate(&self) -> Option<VmstateLimits> {
