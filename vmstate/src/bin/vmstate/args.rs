@@ -1,5 +1,6 @@
 //! The command line.
 use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -63,6 +64,9 @@ pub(crate) enum Command {
     /// One step of a replay or demo, in a process of its own. Not for people.
     #[command(hide = true)]
     Step(StepArgs),
+    /// Become another program, which is killed when its parent dies. Not for people.
+    #[command(hide = true)]
+    Become(BecomeArgs),
 }
 
 /// How a state is written or read.
@@ -323,6 +327,14 @@ pub(crate) struct StepArgs {
     pub(crate) storage: Storage,
     #[command(flatten)]
     pub(crate) engine: Engine,
+}
+
+/// `vmstate become`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BecomeArgs {
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// The steps.

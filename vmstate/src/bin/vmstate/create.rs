@@ -21,7 +21,7 @@ pub(crate) fn run(args: &CreateArgs) -> Result<(), Failure> {
     let wrong = |why: String| Failure::new(&shown, CREATE, why).leaving("nothing was written");
     let options = options(args.options.as_deref(), args.size).map_err(wrong)?;
     let data_file = match &options.data_file {
-        Some(data) => Some(beside(&args.file, &data.file).map_err(wrong)?),
+        Some(data) => Some(data_path(&args.file, &data.file).map_err(wrong)?),
         None => None,
     };
     let made = Cx::run(NonZeroUsize::MIN.saturating_add(1), async |cx| {
@@ -151,17 +151,22 @@ pub(crate) fn options_or_default(
     Ok(CreateOptions { size, ..options })
 }
 
-/// The file that `image` calls `name`: QEMU looks for it in the image's folder.
-fn beside(image: &Path, name: &OsStr) -> Result<PathBuf, String> {
+/// The file that `image` calls `name`. QEMU looks for a relative name in the folder that it runs in, others in the image's; made is only what
+/// both find.
+fn data_path(image: &Path, name: &OsStr) -> Result<PathBuf, String> {
+    let shown = name.display();
     let start = name.as_bytes().split(|byte| *byte == b'/').next();
     if start.is_some_and(|start| start.contains(&b':')) {
-        let name = name.display();
-        return Err(format!("the data file {name} has the name of a protocol"));
+        return Err(format!("the data file {shown} has the name of a protocol"));
     }
-    Ok(match image.parent() {
-        Some(folder) => folder.join(name),
-        None => PathBuf::from(name),
-    })
+    let folder = image.parent().unwrap_or(Path::new(""));
+    let is_here = folder.as_os_str().is_empty() || folder == Path::new(".");
+    match Path::new(name).is_absolute() || is_here {
+        true => Ok(PathBuf::from(name)),
+        false => Err(format!(
+            "the data file {shown} is relative, and would be looked for in the image's folder or in that of QEMU: its whole path is needed"
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -178,15 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn a_data_file_is_found_where_qemu_finds_it() {
-        let found = |name| beside(Path::new("a/b"), OsStr::new(name));
-        assert_eq!(found("d").unwrap(), Path::new("a/d"));
-        assert_eq!(found("/d").unwrap(), Path::new("/d"));
-        assert_eq!(found("./x:y").unwrap(), Path::new("a/./x:y"));
-        assert!(found("nbd:host").is_err());
-        assert_eq!(
-            beside(Path::new("b"), OsStr::new("d")).unwrap(),
-            Path::new("d")
-        );
+    fn a_data_file_is_one_that_everybody_finds() {
+        let found = |image, name| data_path(Path::new(image), OsStr::new(name));
+        assert_eq!(found("b", "d").unwrap(), Path::new("d"));
+        assert_eq!(found("./b", "x/d").unwrap(), Path::new("x/d"));
+        assert_eq!(found("a/b", "/d").unwrap(), Path::new("/d"));
+        assert_eq!(found("b", "./x:y").unwrap(), Path::new("./x:y"));
+        assert!(found("b", "nbd:host").is_err());
+        assert!(found("a/b", "d").unwrap_err().contains("whole path"));
     }
 }

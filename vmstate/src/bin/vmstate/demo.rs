@@ -1,14 +1,19 @@
 //! `vmstate demo`: a real guest's recorded savevm and loadvm, each way, beside the disk's own limit.
 use crate::args::{DemoArgs, Engine, Format, StepKind, Storage};
 use crate::context::Cx;
+use crate::create;
 use crate::failure::Failure;
+use crate::graph::{HostFile, Purpose, image_failure};
 use crate::measure;
 use crate::progress::Steps;
+use crate::real::RealQemu;
 use crate::report;
 use crate::runner::{Patterns, Runner};
 use crate::say;
 use crate::series::Series;
+use crate::step;
 use crate::target::Temporary;
+use block_drivers::qcow2;
 use serde_json::json;
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,6 +21,10 @@ use std::path::{Path, PathBuf};
 
 const TRACE: &str = "builtin:qemu72-savevm-guest-2g";
 const LOAD_TRACE: &str = "builtin:qemu72-loadvm-guest-2g";
+
+/// Under the table.
+const LEGEND: &str = "All states verified byte for byte, except QEMU's own. Saves include making them durable; loads begin from cold. 'x limit': speed over the disk's own, one 1 MiB O_DIRECT request at a time.
+'metadata': requests that are not the state's own bytes, and their part of all requests and of all bytes.";
 
 /// How much of the patterns a quick demo uses.
 const QUICK: u64 = 64 << 20;
@@ -41,8 +50,17 @@ struct Way {
     load: Series,
 }
 
+/// A real QEMU beside them.
+struct Real {
+    /// `None` where it cannot be run, or could not.
+    qemu: Option<RealQemu>,
+    save: Series,
+    load: Series,
+}
+
 struct Demo {
     ways: Vec<Way>,
+    real: Real,
     write: Series,
     read: Series,
     place: Place,
@@ -81,15 +99,17 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
     ))?;
     let mut demo = Demo {
         ways: ways(),
+        real: Real::find(cx, patterns.len).await?,
         write: Series::new("disk, 1 MiB writes"),
         read: Series::new("disk, 1 MiB reads"),
         place,
         runs,
         len: patterns.len,
     };
-    // For each run the disk's two limits, and for each way: save, verify, load; and once more a load that is checked.
+    // For each run the disk's two limits, QEMU's two, and for each way: save, verify, load; and once more a load that is checked.
     let count = demo.ways.len() as u64;
-    let steps = u64::from(runs) * (2 + 3 * count) + count;
+    let qemu = if demo.real.qemu.is_some() { 2 } else { 0 };
+    let steps = u64::from(runs) * (2 + qemu + 3 * count) + count;
     let runner = Runner {
         cx,
         patterns,
@@ -98,30 +118,33 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
     let files = Files::new(&args.dir);
     for run in 0..runs {
         // There, then back again: no way always follows the same other.
-        let count = demo.ways.len() + 1;
+        let count = demo.ways.len() + 2;
         for step in 0..count {
             let index = if run % 2 == 0 { step } else { count - 1 - step };
             match index.checked_sub(1) {
                 None => demo.measure_limit(&runner, &files).await?,
-                Some(way) => {
+                Some(way) if way < demo.ways.len() => {
                     demo.measure_way(&runner, way, &files, warm_bytes, run == 0)
                         .await?;
                 }
+                Some(_) => demo.real.measure(&runner, &files).await?,
             }
         }
     }
     Ok(demo)
 }
 
-/// Into a file and into a snapshot; slowest first: cached and O_DIRECT, unbuffered and buffered.
+/// Into a file: cached and O_DIRECT, unbuffered and buffered, the slower first. Into a snapshot: buffered; unbuffered is QEMU's own way, and
+/// that one stands beside it.
 fn ways() -> Vec<Way> {
     let mut ways = Vec::new();
-    for format in [Format::RawState] {
-        for direct in [false, true] {
-            for unbuffered in [true, false] {
-                ways.push(Way::new(format, direct, unbuffered));
-            }
+    for direct in [false, true] {
+        for unbuffered in [true, false] {
+            ways.push(Way::new(Format::RawState, direct, unbuffered));
         }
+    }
+    for direct in [false, true] {
+        ways.push(Way::new(Format::Qcow2, direct, false));
     }
     ways
 }
@@ -173,6 +196,73 @@ impl Files {
     }
 }
 
+impl Real {
+    async fn find(cx: &Cx, len: u64) -> Result<Self, Failure> {
+        let found = RealQemu::find(cx, len).await?;
+        let name = match &found {
+            Ok(qemu) => format!("QEMU {}", qemu.version),
+            Err(_) => "QEMU".to_owned(),
+        };
+        let mut real = Self {
+            qemu: None,
+            save: Series::new(format!("save qcow2 O_DIRECT {name}")),
+            load: Series::new(format!("load qcow2 O_DIRECT {name}")),
+        };
+        match found {
+            Ok(qemu) => real.qemu = Some(qemu),
+            Err(why) => real.give_up(&why),
+        }
+        Ok(real)
+    }
+
+    fn give_up(&mut self, why: &str) {
+        self.qemu = None;
+        self.save.set_missing(why.to_owned());
+        self.load.set_missing(why.to_owned());
+    }
+
+    /// Once each. What QEMU does not do is told in its rows, and is no failure of ours.
+    async fn measure(&mut self, runner: &Runner<'_>, files: &Files) -> Result<(), Failure> {
+        let Some(qemu) = &self.qemu else {
+            return Ok(());
+        };
+        let cx = runner.cx;
+        let image = files.state.path();
+        let options = create::options_or_default(None, step::DISK_SIZE)
+            .map_err(|why| Failure::new(image.display(), "create", why))?;
+        create::image(cx, (image, image), None, &options).await?;
+        runner.begin("savevm of QEMU").await?;
+        let done = async {
+            let saved = qemu.savevm(cx, image, &runner.patterns.content).await?;
+            let len = state_len(cx, image).await?;
+            runner.begin("loadvm of QEMU").await?;
+            let loaded = qemu.loadvm(cx, image).await?;
+            Ok::<_, Failure>((len, saved, loaded))
+        };
+        match done.await {
+            Ok((len, saved, loaded)) => {
+                self.save.push_limit(len, saved);
+                self.load.push_limit(len, loaded);
+            }
+            Err(failure) => self.give_up(&failure.to_string()),
+        }
+        remove(cx, &files.state).await
+    }
+}
+
+/// The length of the state that QEMU has saved.
+async fn state_len(cx: &Cx, image: &Path) -> Result<u64, Failure> {
+    let file = HostFile::open(cx, image, image, false, Purpose::Read).await?;
+    let info = match qcow2::info(&file.attach("image")?).await {
+        Ok(info) => info,
+        Err(error) => return Err(image_failure(cx, image, image, &error).await),
+    };
+    file.close().await?;
+    let snapshot = info.snapshots.first();
+    let len = snapshot.map(|snapshot| snapshot.vmstate_size);
+    len.ok_or_else(|| Failure::new(image.display(), "savevm", "there is no snapshot"))
+}
+
 impl Demo {
     async fn measure_limit(&mut self, runner: &Runner<'_>, files: &Files) -> Result<(), Failure> {
         let (file, engine) = (files.limit.path(), &self.ways[0].engine);
@@ -216,9 +306,28 @@ impl Demo {
         remove(runner.cx, &files.state).await
     }
 
+    /// The unbuffered way that goes with a buffered one.
+    fn unbuffered(&self, way: usize) -> Option<&Way> {
+        let way = &self.ways[way];
+        self.ways.iter().find(|other| {
+            let same = (&other.storage, other.engine.direct) == (&way.storage, way.engine.direct);
+            same && other.engine.unbuffered && !way.engine.unbuffered
+        })
+    }
+
+    /// How many times as fast as QEMU's savevm and loadvm ours are, with O_DIRECT and qcow2 too.
+    fn times_qemu(&self) -> Option<(f64, f64)> {
+        self.real.qemu.as_ref()?;
+        let ours = self
+            .ways
+            .iter()
+            .find(|way| way.storage.format == Format::Qcow2 && way.engine.direct)?;
+        let save = ours.save.speed_over(&self.real.save);
+        Some((save, ours.load.speed_over(&self.real.load)))
+    }
+
     fn print(&self, args: &DemoArgs) -> Result<(), Failure> {
-        // The unbuffered way with the same cache stands before each buffered one.
-        let unbuffered = |way: usize| (way % 2 == 1).then(|| &self.ways[way - 1]);
+        let unbuffered = |way: usize| self.unbuffered(way);
         let direct = |way: usize| self.ways[way].engine.direct;
         let write = |way| direct(way).then_some(&self.write);
         let read = |way| direct(way).then_some(&self.read);
@@ -243,6 +352,14 @@ impl Demo {
                 "ways": saves.chain(loads).collect::<Vec<_>>(),
                 "disk_write": self.write.json(None, None),
                 "disk_read": self.read.json(None, None),
+                "qemu": {
+                    "version": self.real.qemu.as_ref().map(|qemu| &qemu.version),
+                    "save": self.real.save.json(None, Some(&self.write)),
+                    "load": self.real.load.json(None, Some(&self.read)),
+                    "ours_times_as_fast": self.times_qemu().map(|(save, load)| {
+                        json!({"save": save, "load": load})
+                    }),
+                },
             });
             return say::on_stdout(json!({ "demo": value }));
         }
@@ -258,12 +375,18 @@ impl Demo {
         });
         let mut rows = vec![Series::head(), self.write.row(None, None)];
         rows.extend(saves);
+        rows.push(self.real.save.row(None, Some(&self.write)));
         rows.push(self.read.row(None, None));
         rows.extend(loads);
-        say::on_stdout(format_args!(
-            "\n{}\nAll states verified byte for byte. Saves include making them durable; loads begin from cold. 'x limit': speed over the disk's own, one 1 MiB O_DIRECT request at a time.",
-            report::table(&rows)
-        ))
+        rows.push(self.real.load.row(None, Some(&self.read)));
+        let beside = match (self.times_qemu(), &self.real.qemu) {
+            (Some((save, load)), Some(qemu)) => format!(
+                "\nqcow2 with O_DIRECT, beside QEMU {}: savevm {save:.1} times as fast, loadvm {load:.1} times.",
+                qemu.version
+            ),
+            _ => String::new(),
+        };
+        say::on_stdout(format_args!("\n{}\n{LEGEND}{beside}", report::table(&rows)))
     }
 }
 

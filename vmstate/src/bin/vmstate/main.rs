@@ -23,6 +23,7 @@ mod magic;
 mod measure;
 mod pieces;
 mod progress;
+mod real;
 mod replay;
 mod report;
 mod runner;
@@ -63,6 +64,7 @@ fn main() {
         Command::Replay(args) => (done(replay::run(&args)), args.output.json),
         Command::Demo(args) => (done(demo::run(&args)), args.output.json),
         Command::Step(args) => (done(step::run(&args)), true),
+        Command::Become(args) => (Err(real::become_another(&args)), false),
     };
     if let Err(failure) = &result {
         match json {

@@ -26,7 +26,7 @@ pub(crate) struct Patterns {
     /// Bytes of all writes, and the length of the state.
     pub(crate) bytes: u64,
     pub(crate) len: u64,
-    content: File,
+    pub(crate) content: File,
 }
 
 impl Patterns {
@@ -92,9 +92,7 @@ impl Runner<'_> {
         engine: &Engine,
         storage: &Storage,
     ) -> Result<Value, Failure> {
-        self.steps.begin(&what(kind, engine, storage));
-        // What the step before has left to do (a removed file's blocks, dirty pages) is not to be paid inside this one's clock.
-        self.cx.blocking(rustix::fs::sync).await?;
+        self.begin(&what(kind, engine, storage)).await?;
         let failed = |error: io::Error| Failure::io("vmstate", "start a child process", &error);
         let command = self.command(kind, file, engine, storage);
         let mut command = command.map_err(failed)?;
@@ -104,6 +102,13 @@ impl Runner<'_> {
         let output = self.cx.blocking(move || child.wait_with_output()).await?;
         running.ended();
         result(&output.map_err(failed)?)
+    }
+
+    /// The next step begins; `what` it does.
+    pub(crate) async fn begin(&self, what: &str) -> Result<(), Failure> {
+        self.steps.begin(what);
+        // What the step before has left to do (a removed file's blocks, dirty pages) is not to be paid inside this one's clock.
+        self.cx.blocking(rustix::fs::sync).await
     }
 
     /// [`Runner::step`] of a save or load.

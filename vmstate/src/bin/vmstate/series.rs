@@ -1,7 +1,11 @@
 //! Several runs of the same thing, and the line of a table that they make.
+use crate::human;
 use crate::report::{Requests, Transfer, mib, rate};
 use crate::statistics::Samples;
 use serde_json::{Value, json};
+
+/// Of the table.
+const COLUMNS: usize = 15;
 
 /// Runs of one way to save or to load.
 #[derive(Clone, Debug)]
@@ -15,6 +19,8 @@ pub(crate) struct Series {
     requests: Requests,
     metadata: Option<Requests>,
     access: String,
+    /// Why there are no runs.
+    missing: Option<String>,
 }
 
 impl Series {
@@ -29,6 +35,7 @@ impl Series {
             requests: Requests::default(),
             metadata: None,
             access: String::new(),
+            missing: None,
         }
     }
 
@@ -49,13 +56,18 @@ impl Series {
         self.seconds.push(seconds);
     }
 
+    /// There are no runs, because of this.
+    pub(crate) fn set_missing(&mut self, why: String) {
+        self.missing = Some(human::line(&why));
+    }
+
     fn median(&self) -> f64 {
         self.seconds.median().unwrap_or(f64::NAN)
     }
 
-    /// How many times as fast as `other` this is.
+    /// How many times as fast as `other` this is, byte for byte.
     pub(crate) fn speed_over(&self, other: &Series) -> f64 {
-        other.median() / self.median()
+        rate(self.bytes, self.median()) / rate(other.bytes, other.median())
     }
 
     /// For `--json`. The ratios are to a slower way and to the disk's limit.
@@ -80,6 +92,7 @@ impl Series {
             "cpu_seconds": self.cpu_seconds.median(),
             "peak_memory": self.peak_memory,
             "access": self.access,
+            "missing": self.missing,
             "times_unbuffered": unbuffered.map(|other| self.speed_over(other)),
             "times_limit": limit.map(|other| self.speed_over(other)),
         })
@@ -87,7 +100,7 @@ impl Series {
 
     /// Of the table.
     pub(crate) fn head() -> Vec<String> {
-        [
+        let head: [&str; COLUMNS] = [
             "",
             "seconds",
             "(min",
@@ -98,12 +111,13 @@ impl Series {
             "writes",
             "reads",
             "metadata",
+            "% requests",
+            "% bytes",
             "CPU s",
             "peak MiB",
             "access",
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        ];
+        head.map(str::to_owned).to_vec()
     }
 
     /// A line of the table.
@@ -113,6 +127,13 @@ impl Series {
             None => "-".to_owned(),
         };
         let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |s| format!("{s:.3}"));
+        let dash = || "-".to_owned();
+        if let Some(why) = &self.missing {
+            let mut row = vec![self.name.clone()];
+            row.resize_with(COLUMNS - 1, dash);
+            row.push(why.clone());
+            return row;
+        }
         let mut row = vec![
             self.name.clone(),
             seconds(self.seconds.median()),
@@ -123,32 +144,30 @@ impl Series {
             times(limit),
         ];
         if self.access.is_empty() {
-            row.extend(["-", "-", "-", "-", "-", "direct"].map(str::to_owned));
+            row.resize_with(COLUMNS - 1, dash);
+            row.push("direct".to_owned());
         } else {
-            row.extend([
-                self.requests.writes.to_string(),
-                self.requests.reads.to_string(),
-                self.metadata_cell(),
-                seconds(self.cpu_seconds.median()),
-                format!("{:.1}", mib(self.peak_memory)),
-                self.access.clone(),
-            ]);
+            row.push(self.requests.writes.to_string());
+            row.push(self.requests.reads.to_string());
+            row.extend(self.metadata_cells());
+            row.push(seconds(self.cpu_seconds.median()));
+            row.push(format!("{:.1}", mib(self.peak_memory)));
+            row.push(self.access.clone());
         }
         row
     }
 
-    /// Requests that are not the state's own bytes, and the share of these and of their bytes.
-    fn metadata_cell(&self) -> String {
+    /// Requests that are not the state's own bytes, and their shares.
+    fn metadata_cells(&self) -> [String; 3] {
         let Some(metadata) = self.metadata else {
-            return "-".to_owned();
+            return ["-", "-", "-"].map(str::to_owned);
         };
-        let percent = |part, whole| 100.0 * share(part, whole);
-        format!(
-            "{} ({:.2} %, {:.2} % of bytes)",
-            metadata.count(),
+        let percent = |part, whole| format!("{:.2}", 100.0 * share(part, whole));
+        [
+            metadata.count().to_string(),
             percent(metadata.count(), self.requests.count()),
-            percent(metadata.bytes(), self.requests.bytes())
-        )
+            percent(metadata.bytes(), self.requests.bytes()),
+        ]
     }
 }
 

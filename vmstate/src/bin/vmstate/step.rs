@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// The snapshot that a state is recorded in, and the length of its image's disk unless the options say another.
 const SNAPSHOT: &str = "replay";
-const DISK_SIZE: u64 = 1 << 30;
+pub(crate) const DISK_SIZE: u64 = 1 << 30;
 
 pub(crate) fn run(args: &StepArgs) -> Result<(), Failure> {
     // A parent that is killed cannot stop its children.
