@@ -25,6 +25,11 @@ fn main() -> ExitCode {
             full_disk_with_older_state,
         ),
         trial(
+            "a_full_disk_ends_a_save_into_an_image_and_leaves_that_as_it_was",
+            needs,
+            full_disk_with_image,
+        ),
+        trial(
             "a_read_only_mount_is_refused_and_can_be_loaded_from",
             needs,
             read_only_mount,
@@ -89,6 +94,34 @@ fn full_disk_with_older_state() {
     let line = failure(&output);
     assert!(line.contains("the file is as it was"), "{line}");
     assert_eq!(entries(disk.path()), [("f".to_owned(), 3)]);
+}
+
+fn full_disk_with_image() {
+    let status = |folder: &Path, args: &[&str]| run(folder, args, b"").status.code();
+    for way in [&[][..], &["--direct"], &["--unbuffered"]] {
+        let folder = disk_folder();
+        let disk = SmallDisk::mount(folder.path(), 4 << 20).expect("mounted");
+        let create = ["create", "i", "--size", "1G", "-o", "cluster_size=4k"];
+        assert_eq!(status(disk.path(), &create), Some(0));
+        let old = &stream()[..100_000];
+        let save = |name, stream: &[u8]| {
+            let args = [&["save", "i", "--name", name], way].concat();
+            run(disk.path(), &args, stream)
+        };
+        assert!(save("old", old).status.success());
+        let line = failure(&save("new", &stream()));
+        assert!(line.contains("No space left on device"), "{line}");
+        assert!(
+            line.trim_end().ends_with("it had"),
+            "nothing is leaked: {line}"
+        );
+        assert_eq!(status(disk.path(), &["check", "i"]), Some(0));
+        let loaded = run(disk.path(), &["load", "i", "--name", "old"], b"");
+        assert!(loaded.stdout == old);
+        // The space is free again.
+        assert!(save("new", &stream()[..2 << 20]).status.success());
+        assert_eq!(status(disk.path(), &["check", "i"]), Some(0));
+    }
 }
 
 fn read_only_mount() {

@@ -5,7 +5,6 @@
     reason = "each file uses what it needs of the others"
 )]
 
-mod compressed;
 mod crash;
 mod faults;
 mod load;
@@ -14,4 +13,3 @@ mod races;
 mod resize;
 mod rig;
 mod walker;
-mod zero;

@@ -104,6 +104,10 @@ fn what_cannot_be_an_image_is_refused_by_name_and_nothing_is_written() {
         (&["--size", "1M", "-o", "refcount_bits=3"], "3 bits"),
         (&["--size", "1M", "-o", "data_file=nbd:x"], "protocol"),
         (
+            &["--size", "1M", "-o", "data_file=./i"],
+            "is the image itself",
+        ),
+        (
             &["--size", "1M", "-o", "data_file=i"],
             "is the image itself",
         ),

@@ -6,6 +6,7 @@ mod failures;
 mod images;
 mod refusals;
 mod replays;
+mod snapshots;
 mod stopping;
 mod streams;
 

@@ -263,6 +263,112 @@ fn a_gzipped_trace_is_read_directly_and_a_broken_one_is_an_error() {
     success(&verify(folder.path(), SAVE));
 }
 
+/// A reader of its own looks through the image that a replay has left.
+fn verify_image(folder: &Path, trace: &str, take: &str) -> Output {
+    let args = ["step", "verify", "f", "--format", "qcow2", "--trace", trace];
+    run(folder, &[&args[..], &["--take", take]].concat(), b"")
+}
+
+#[test]
+fn a_savevm_and_its_loadvm_are_replayed_in_images_of_many_kinds() {
+    let folder = disk_folder();
+    for (way, options) in [
+        (&[][..], &[][..]),
+        (&["--direct"], &["-o", "cluster_size=512,size=1M"]),
+        (&["--unbuffered"], &["-o", "extended_l2=on"]),
+        (&["--direct"], &["-o", "compat=0.10,cluster_size=4k"]),
+        (
+            &["--direct", "--unbuffered"],
+            &["-o", "cluster_size=2M,refcount_bits=1"],
+        ),
+        (
+            &["--workers", "1"],
+            &["-o", "preallocation=metadata,size=64M"],
+        ),
+    ] {
+        let args = ["--trace", SAVE, "--load-trace", LOAD, "--force"];
+        let args = [&args[..], &["--format", "qcow2"], way, options].concat();
+        let report = report(&replay(folder.path(), &args));
+        assert_eq!(report["length"], 778_036);
+        assert_eq!(report["verified"], true);
+        assert_eq!(names(folder.path()), ["f"]);
+        success(&verify_image(folder.path(), SAVE, "1000000"));
+        let loaded = run(folder.path(), &["load", "f", "--name", "replay"], b"");
+        assert_eq!(loaded.stdout.len(), 778_036);
+    }
+    let args = ["--trace", SAVE, "--format", "qcow2", "-o", "data_file=d"];
+    let line = failure(&run(
+        folder.path(),
+        &[&["replay", "g"], &args[..]].concat(),
+        b"",
+    ));
+    assert!(line.contains("external data file"), "{line}");
+    assert_eq!(names(folder.path()), ["f"]);
+}
+
+#[test]
+fn streams_with_gaps_are_exact_in_an_image_and_take_no_space_there() {
+    let folder = disk_folder();
+    fs::write(folder.path().join("trace"), interleaved()).expect("written");
+    let text = "5000000 3000000\n0 100\n50 4000\n1048570 20\n4999990 20\n100 2000000\n7999999 2\n";
+    fs::write(folder.path().join("backward"), text).expect("written");
+    for way in [
+        &["--trace", "trace", "--load-trace", "trace", "--direct"][..],
+        &["--trace", "backward", "--load-trace", "backward"],
+        &["--trace", "backward", "--direct", "--unbuffered"],
+    ] {
+        let args = [way, &["--format", "qcow2", "--force"]].concat();
+        let report = report(&replay(folder.path(), &args));
+        assert_eq!(report["verified"], true);
+    }
+}
+
+#[test]
+fn the_tables_of_a_large_state_cost_little() {
+    let folder = disk_folder();
+    let trace = "builtin:qemu72-savevm-guest-2g";
+    let args = ["--trace", trace, "--take", "64M", "--format", "qcow2"];
+    let report = report(&replay(folder.path(), &args));
+    let metadata = &report["save"]["metadata"];
+    let requests = metadata["requests"].as_u64().expect("a number");
+    assert!(requests < 20, "{metadata}");
+    let share = metadata["share_of_bytes"].as_f64().expect("a number");
+    assert!(share < 0.01, "{metadata}");
+    let writes = report["save"]["requests"]["writes"].as_u64();
+    assert!(writes > Some(64) && writes < Some(64 + requests));
+}
+
+#[test]
+fn the_verification_of_an_image_sees_a_flipped_byte_and_a_leaked_cluster() {
+    let trace = "builtin:qemu72-savevm-guest-2g";
+    let folder = disk_folder();
+    let args = ["--trace", trace, "--take", "5000001", "--format", "qcow2"];
+    success(&replay(folder.path(), &args));
+    let verdict = || verify_image(folder.path(), trace, "5000001");
+    success(&verdict());
+    let path = folder.path().join("f");
+    let good = fs::read(&path).expect("the image");
+    let seen = |bytes: &[u8]| {
+        fs::write(&path, bytes).expect("written");
+        let output = verdict();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    // The state's bytes are random: no table looks like them.
+    let loaded = run(folder.path(), &["load", "f", "--name", "replay"], b"").stdout;
+    let part = &loaded[4_321_234..][..32];
+    let place = good.windows(32).position(|window| window == part);
+    let mut bad = good.clone();
+    bad[place.expect("stored as it is")] ^= 4;
+    assert!(seen(&bad).contains("the byte at 4321234 "));
+    let mut bad = good.clone();
+    bad[2 * 65536 + 1] = 2; // the header's refcount
+    let text = seen(&bad);
+    assert!(text.contains("not in order"), "{text}");
+    fs::write(&path, &good).expect("written");
+    success(&verdict());
+}
+
 #[test]
 fn a_short_demo_shows_each_way_and_leaves_nothing() {
     let folder = disk_folder();
@@ -277,13 +383,25 @@ fn a_short_demo_shows_each_way_and_leaves_nothing() {
     let ways = demo["ways"].as_array().expect("a list");
     assert_eq!(
         ways.len(),
-        8,
-        "saves and loads, cached and not, buffered and not"
+        12,
+        "saves and loads, cached and not, buffered and not; in images, buffered"
     );
     for way in ways {
         assert!(way["seconds"]["median"].as_f64().expect("a number") > 0.0);
         let peak = way["peak_memory"].as_u64().expect("a number");
         assert!(peak > 0 && peak < 32 << 20, "{}: {peak}", way["name"]);
+        let in_image = way["name"].as_str().expect("text").contains("qcow2");
+        assert_eq!(way["metadata"].is_null(), !in_image, "{}", way["name"]);
+    }
+    let qemu = &demo["qemu"];
+    match tests::tools::find("qemu-system-x86_64") {
+        Some(_) => {
+            assert!(qemu["version"].is_string(), "{qemu}");
+            let bytes = qemu["save"]["bytes"].as_u64().expect("a number");
+            assert!((64 << 20..72 << 20).contains(&bytes), "as much: {bytes}");
+            assert!(qemu["ours_times_as_fast"]["load"].as_f64() > Some(0.0));
+        }
+        None => assert!(qemu["load"]["missing"].is_string(), "{qemu}"),
     }
     assert!(
         demo["disk_write"]["seconds"]["median"]
@@ -291,5 +409,29 @@ fn a_short_demo_shows_each_way_and_leaves_nothing() {
             .expect("a number")
             > 0.0
     );
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
+fn a_demo_without_qemu_says_so_in_its_rows() {
+    let folder = disk_folder();
+    let args = ["demo", "--take", "1M", "--runs", "1"];
+    let output = crate::command(folder.path(), &args)
+        .env("PATH", "/nonexistent")
+        .output()
+        .expect("the program starts");
+    success(&output);
+    let text = String::from_utf8(output.stdout).expect("text");
+    let rows: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains(" QEMU "))
+        .collect();
+    assert_eq!(rows.len(), 2, "{text}");
+    for row in rows {
+        assert!(
+            row.ends_with("qemu-system-x86_64 is not installed"),
+            "{row}"
+        );
+    }
     assert!(names(folder.path()).is_empty());
 }
