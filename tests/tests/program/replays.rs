@@ -339,6 +339,21 @@ fn the_tables_of_a_large_state_cost_little() {
 }
 
 #[test]
+fn the_memory_of_a_save_does_not_grow_with_the_image() {
+    let folder = disk_folder();
+    let peak = |options: &str| {
+        let args = ["--trace", SAVE, "--load-trace", LOAD, "--force"];
+        let args = [&args[..], &["--format", "qcow2", "-o", options]].concat();
+        let report = report(&replay(folder.path(), &args));
+        let part = |name: &str| report[name]["peak_memory"].as_u64().expect("a number");
+        part("save").max(part("load"))
+    };
+    let (small, large) = (peak("size=1M"), peak("size=16T"));
+    // The L1 table of the larger one has 256 KiB.
+    assert!(large < small + (4 << 20), "{small}, {large}");
+}
+
+#[test]
 fn the_verification_of_an_image_sees_a_flipped_byte_and_a_leaked_cluster() {
     let trace = "builtin:qemu72-savevm-guest-2g";
     let folder = disk_folder();

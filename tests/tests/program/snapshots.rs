@@ -221,6 +221,10 @@ fn a_report_tells_metadata_apart() {
     success(&saved);
     let report = json_line(&saved.stderr, "saved").expect("a report");
     assert_eq!(report["bytes"], stream.len());
+    assert_eq!(
+        (&report["file"], &report["name"]),
+        (&"i".into(), &"n".into())
+    );
     let count = |part: &str, name: &str| report[part][name].as_u64().expect("a number");
     let data = count("requests", "writes") - count("metadata", "writes");
     assert_eq!(data, 20, "a write for each buffer");
@@ -384,6 +388,49 @@ fn a_signal_in_the_middle_leaves_the_image_as_it_was() {
             success(&save(folder.path(), "next", &[], &bytes(3 << 20)));
             assert_eq!(len(), before);
         }
+    }
+}
+
+#[test]
+fn a_signal_at_the_end_finds_a_whole_snapshot_or_none() {
+    for way in WAYS {
+        let folder = disk_folder();
+        image(folder.path(), &[]);
+        let (old, new) = (bytes(1_000_000), bytes(3 << 20));
+        success(&save(folder.path(), "new", &[], &old));
+        let mut begun = Begun::new(folder.path(), &[way, &["--force"]].concat());
+        begun.give(&new);
+        drop(begun.child.stdin.take());
+        begun.signal(Signal::INT);
+        let (status, last) = begun.end();
+        assert_clean(folder.path());
+        assert_eq!(snapshots(folder.path()), ["new"]);
+        match status {
+            Some(0) => assert_loads(folder.path(), "new", &new),
+            _ => {
+                assert_eq!((status, &last["error"]["file"]), (Some(1), &"i".into()));
+                assert_loads(folder.path(), "new", &old);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_cannot_be_read_leaves_the_image_as_it_was() {
+    let folder = disk_folder();
+    image(folder.path(), &[]);
+    for way in ["", "--unbuffered"] {
+        let output = Command::new("sh")
+            .args(["-c", &format!("exec \"$0\" save i --name n {way} < .")])
+            .arg(vmstate())
+            .current_dir(folder.path())
+            .output()
+            .expect("sh starts");
+        let line = failure(&output);
+        assert!(line.contains("stdin: read at offset 0"), "{line}");
+        assert!(line.ends_with("it had"), "{line}");
+        assert_clean(folder.path());
+        assert!(snapshots(folder.path()).is_empty());
     }
 }
 

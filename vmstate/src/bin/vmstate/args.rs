@@ -59,7 +59,10 @@ pub(crate) enum Command {
     /// The content is made before any clock starts: each 8-byte word is a hash of the seed and its position. Each run is a process of
     /// its own. The state is verified by a new open and plain reads, byte for byte, gaps and length included. FILE is left behind.
     Replay(ReplayArgs),
-    /// Save and load a real 2 GiB guest's recorded pattern in each way, verified, beside the disk's own limit.
+    /// Save and load a real 2 GiB guest's recorded pattern in each way, verified, beside the disk's own limit and a real QEMU.
+    ///
+    /// Into plain files, buffered and with a request for each piece, and into snapshots of qcow2 images; cached and O_DIRECT. Where
+    /// qemu-system-x86_64 is installed, its savevm and loadvm of as much, of a machine that never runs, stand beside them.
     Demo(DemoArgs),
     /// One step of a replay or demo, in a process of its own. Not for people.
     #[command(hide = true)]
@@ -278,7 +281,7 @@ pub(crate) struct ReplayArgs {
 /// `vmstate demo`.
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
-    /// Where the state files go, one at a time; all are deleted.
+    /// Where the files go, one at a time; all are deleted.
     #[arg(long, value_name = "D", default_value = ".")]
     pub(crate) dir: PathBuf,
     /// How often each way is run.
@@ -293,6 +296,9 @@ pub(crate) struct DemoArgs {
     /// Only the first SIZE bytes of the patterns.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) take: Option<u64>,
+    /// Options of the qcow2 images, as for create. Without a size their disk has 1 GiB.
+    #[arg(short, value_name = "NAME=VALUE,..")]
+    pub(crate) options: Option<String>,
     /// A short one: --take 64M --runs 1. It shows that all works; its figures mean little.
     #[arg(long, conflicts_with_all = ["take", "runs"])]
     pub(crate) quick: bool,

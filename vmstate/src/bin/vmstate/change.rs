@@ -2,7 +2,7 @@
 use crate::args::ChangeArgs;
 use crate::context::Cx;
 use crate::failure::Failure;
-use crate::graph::{Graph, Purpose};
+use crate::graph::{AS_IT_WAS, Graph, Purpose};
 use crate::human;
 use crate::say;
 use block_core::{BlockNode, Result};
@@ -37,10 +37,7 @@ fn change(
             .map_err(|e| e.leaving("nothing was written"))?;
         let done = act(&graph.state, &args.name).await;
         let closed = graph.close().await;
-        done.map_err(|e| {
-            let left = "the image has the snapshots and the content that it had";
-            Failure::block(&shown, &e).leaving(left)
-        })?;
+        done.map_err(|e| Failure::block(&shown, &e).leaving(AS_IT_WAS))?;
         closed.map_err(|e| {
             let left = format!("the snapshot is {verb}; clusters that nothing uses may be left, which check --repair leaks frees");
             e.leaving(left)

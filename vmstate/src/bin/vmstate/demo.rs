@@ -98,7 +98,7 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
         patterns.len, runs
     ))?;
     let mut demo = Demo {
-        ways: ways(),
+        ways: ways(args.options.as_deref()),
         real: Real::find(cx, patterns.len).await?,
         write: Series::new("disk, 1 MiB writes"),
         read: Series::new("disk, 1 MiB reads"),
@@ -127,7 +127,10 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
                     demo.measure_way(&runner, way, &files, warm_bytes, run == 0)
                         .await?;
                 }
-                Some(_) => demo.real.measure(&runner, &files).await?,
+                Some(_) => {
+                    let options = args.options.as_deref();
+                    demo.real.measure(&runner, &files, options).await?;
+                }
             }
         }
     }
@@ -136,22 +139,26 @@ async fn demo(cx: &Cx, args: &DemoArgs) -> Result<Demo, Failure> {
 
 /// Into a file: cached and O_DIRECT, unbuffered and buffered, the slower first. Into a snapshot: buffered; unbuffered is QEMU's own way, and
 /// that one stands beside it.
-fn ways() -> Vec<Way> {
+fn ways(options: Option<&str>) -> Vec<Way> {
     let mut ways = Vec::new();
     for direct in [false, true] {
         for unbuffered in [true, false] {
-            ways.push(Way::new(Format::RawState, direct, unbuffered));
+            ways.push(Way::new(Storage::default(), direct, unbuffered));
         }
     }
     for direct in [false, true] {
-        ways.push(Way::new(Format::Qcow2, direct, false));
+        let storage = Storage {
+            format: Format::Qcow2,
+            options: options.map(str::to_owned),
+        };
+        ways.push(Way::new(storage, direct, false));
     }
     ways
 }
 
 impl Way {
-    fn new(format: Format, direct: bool, unbuffered: bool) -> Self {
-        let place = match format {
+    fn new(storage: Storage, direct: bool, unbuffered: bool) -> Self {
+        let place = match storage.format {
             Format::RawState => "",
             Format::Qcow2 => "qcow2 ",
         };
@@ -167,10 +174,7 @@ impl Way {
                 workers: vmstate::DEFAULT_WORKERS,
                 buffer: vmstate::DEFAULT_BUFFER_SIZE,
             },
-            storage: Storage {
-                format,
-                options: None,
-            },
+            storage,
             save: Series::new(format!("save {place}{cache} {save}")),
             load: Series::new(format!("load {place}{cache} {load}")),
         }
@@ -222,13 +226,18 @@ impl Real {
     }
 
     /// Once each. What QEMU does not do is told in its rows, and is no failure of ours.
-    async fn measure(&mut self, runner: &Runner<'_>, files: &Files) -> Result<(), Failure> {
+    async fn measure(
+        &mut self,
+        runner: &Runner<'_>,
+        files: &Files,
+        options: Option<&str>,
+    ) -> Result<(), Failure> {
         let Some(qemu) = &self.qemu else {
             return Ok(());
         };
         let cx = runner.cx;
         let image = files.state.path();
-        let options = create::options_or_default(None, step::DISK_SIZE)
+        let options = create::options_or_default(options, step::DISK_SIZE)
             .map_err(|why| Failure::new(image.display(), "create", why))?;
         create::image(cx, (image, image), None, &options).await?;
         runner.begin("savevm of QEMU").await?;

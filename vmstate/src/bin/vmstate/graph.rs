@@ -134,6 +134,9 @@ impl HostFile {
     }
 }
 
+/// What a change of an image that came to nothing leaves, as far as the image's users are concerned.
+pub(crate) const AS_IT_WAS: &str = "the image has the snapshots and the content that it had";
+
 /// An open file that holds a state, or an image that can.
 pub(crate) struct Graph {
     /// The node whose driver holds the state.
@@ -181,7 +184,14 @@ impl Graph {
         };
         let driver = match Qcow2Driver::open(file.attach("qcow2")?, options).await {
             Ok(driver) => driver,
-            Err(error) => return Err(image_failure(cx, path, shown, &error).await),
+            Err(error) => {
+                let failure = image_failure(cx, path, shown, &error).await;
+                return Err(match (&error, purpose) {
+                    // It may have begun to repair an image that was not closed.
+                    (Qcow2Error::Io { .. }, Purpose::Change) => failure.leaving(AS_IT_WAS),
+                    _ => failure,
+                });
+            }
         };
         let counts = Rc::new(Counts::default());
         let driver = Counting::new(driver, &counts);

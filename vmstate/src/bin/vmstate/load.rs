@@ -40,7 +40,13 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
             .unless_stopped(&shown, "load", work)
             .await
             .map_err(|e| e.leaving("no file was changed"))?;
-        report::transfer("loaded", &shown, &transfer, args.output);
+        report::transfer(
+            "loaded",
+            &shown,
+            args.name.as_deref(),
+            &transfer,
+            args.output,
+        );
         Ok(())
     })
 }

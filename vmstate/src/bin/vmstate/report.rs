@@ -2,6 +2,7 @@
 use crate::args::Output;
 use crate::counting::Moved;
 use crate::graph::Graph;
+use crate::human;
 use crate::measure;
 use crate::say;
 use serde_json::{Value, json};
@@ -143,11 +144,18 @@ pub(crate) fn rate(bytes: u64, seconds: f64) -> f64 {
     bytes as f64 / 1e6 / seconds.max(1e-9)
 }
 
-/// Tells on stderr of a save or load that is done: stdout may be the stream.
-pub(crate) fn transfer(verb: &'static str, file: &str, transfer: &Transfer, output: Output) {
+/// Tells on stderr of a save or load that is done: stdout may be the stream. `name` is the snapshot's, where there is one.
+pub(crate) fn transfer(
+    verb: &'static str,
+    file: &str,
+    name: Option<&str>,
+    transfer: &Transfer,
+    output: Output,
+) {
     if output.json {
         let mut value = transfer.json();
         value["file"] = json!(file);
+        value["name"] = json!(name);
         return say::on_stderr(json!({ verb: value }));
     }
     let r = &transfer.requests;
@@ -156,7 +164,10 @@ pub(crate) fn transfer(verb: &'static str, file: &str, transfer: &Transfer, outp
         format!(", of which metadata: {count} requests ({bytes} bytes)")
     });
     // One line, whatever the name holds.
-    let file = file.replace(|c: char| c.is_control(), "?");
+    let file = match name {
+        Some(name) => human::line(&format!("{file}, snapshot {name:?}")),
+        None => human::line(file),
+    };
     say::on_stderr(format_args!(
         "{verb} {file}: {} bytes in {:.3} s, {:.0} MB/s, {}; {} pieces; driver: {} writes ({} bytes), {} reads ({} bytes){}; CPU {:.2} s; peak memory {:.1} MiB",
         transfer.bytes,

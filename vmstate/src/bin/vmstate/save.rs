@@ -2,7 +2,7 @@
 use crate::args::SaveArgs;
 use crate::context::Cx;
 use crate::failure::Failure;
-use crate::graph::{Graph, Purpose};
+use crate::graph::{AS_IT_WAS, Graph, Purpose};
 use crate::progress::Progress;
 use crate::report::{self, Transfer};
 use crate::say;
@@ -53,7 +53,7 @@ async fn into_file(cx: &Cx, args: &SaveArgs) -> Result<(), Failure> {
     // From here on no signal stops it: the state is durable, and gets its name.
     let transfer = saved.map_err(|e| target.failed(e))?;
     target.commit(cx).await?;
-    report::transfer("saved", &shown, &transfer, args.output);
+    report::transfer("saved", &shown, None, &transfer, args.output);
     Ok(())
 }
 
@@ -70,20 +70,15 @@ async fn save(args: &SaveArgs, graph: &Graph, progress: &Progress) -> Result<Tra
     Ok(Transfer::new(graph, bytes, pieces, seconds))
 }
 
-/// What a save that failed before its record leaves, as far as the image's users are concerned.
-const AS_IT_WAS: &str = "the image has the snapshots and the content that it had";
-
 async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failure> {
     let shown = args.file.display().to_string();
-    let open = Graph::open_image(
-        cx,
-        &args.file,
-        &args.file,
-        args.engine.direct,
-        Purpose::Change,
-    );
+    let (file, direct) = (&args.file, args.engine.direct);
+    let open = async {
+        let opened = Graph::open_image(cx, file, file, direct, Purpose::Change).await;
+        opened.map_err(|e| e.leaving("nothing was written"))
+    };
     let opened = cx.unless_stopped(&shown, "save", open).await;
-    let graph = opened.map_err(|e| e.leaving("nothing was written"))?;
+    let graph = opened.map_err(|e| e.leaving(AS_IT_WAS))?;
     if args.output.json {
         let started = json!({"file": shown, "name": name});
         say::on_stderr(json!({ "started": started }));
@@ -101,7 +96,7 @@ async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failu
         (Err(failure), Err(_)) => return Err(failure.leaving(leaked())),
     };
     let transfer = Transfer::new(&graph, bytes, pieces, seconds);
-    report::transfer("saved", &shown, &transfer, args.output);
+    report::transfer("saved", &shown, Some(name), &transfer, args.output);
     Ok(())
 }
 
