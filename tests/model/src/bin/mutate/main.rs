@@ -89,7 +89,9 @@ fn check(faults: Vec<&'static Fault>, models: &[&str]) -> bool {
     let killed = count(|fate| matches!(fate, Fate::Killed(_)));
     let equivalent = count(|fate| matches!(fate, Fate::Equivalent));
     let red = total - killed - equivalent;
-    println!("\nequivalent faults, and why no model can notice them:");
+    if equivalent > 0 {
+        println!("\nequivalent faults, and why no model can notice them:");
+    }
     for (fault, _) in &results {
         if let Killer::Nobody { why, .. } = fault.killer {
             println!("  {}: {why}", fault.name);
