@@ -303,7 +303,7 @@ pub fn setup(seed: u64) -> Setup {
         backing,
         data_file,
         raw_data_file,
-        alignment: random.pick(&[1, 512]),
+        alignment: random.pick(&[1, 512, 512, 4096]),
         l2_cache: random.pick(&[1, 0]),
         refcount_cache: random.pick(&[1, 0]),
     }
