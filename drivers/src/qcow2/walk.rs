@@ -70,8 +70,10 @@ impl Walk {
 
     /// The same steps again, from the first to the last one that was done.
     pub(super) fn done_so_far(self) -> Self {
+        let mut entries = self.entries;
+        entries.truncate(self.at.index + 1);
         Self {
-            entries: self.entries,
+            entries,
             at: Position::default(),
             end: Some(self.at),
         }

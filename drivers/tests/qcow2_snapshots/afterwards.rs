@@ -79,3 +79,32 @@ fn a_table_may_be_replaced_before_half_of_its_references_are_given_back() {
         }
     });
 }
+
+#[test]
+fn what_a_failed_snapshot_has_counted_does_not_keep_the_next_one_out() {
+    let bench = Bench::new();
+    bench.run(async {
+        // Up to 3 references: the disk's, those of one snapshot, and of one more.
+        let image = bench.image(&format!("{PAIRS},refcount_bits=2")).await;
+        write_everywhere(&image, 0).await;
+        image.snapshot("old").await.expect("made");
+        let bytes = image.close().await;
+        for op in [Op::Read, Op::Write, Op::Flush] {
+            for nth in 0.. {
+                let image = open(&bench, &bytes).await;
+                (nth..nth + 200).for_each(|nth| image.control.fail_nth(op, nth, Errno::IO));
+                let made = image.snapshot("new").await;
+                let fired = image.control.faults_fired() > 0;
+                image.control.clear_faults();
+                if made.is_err() {
+                    let again = image.snapshot("new").await;
+                    assert!(again.is_ok(), "{op} from {nth} on: {made:?}, {again:?}");
+                }
+                bench.is_clean(&image.close().await).await;
+                if !fired {
+                    break;
+                }
+            }
+        }
+    });
+}

@@ -1,7 +1,7 @@
 //! An image and what it must say: byte arrays of the disk and of each snapshot.
 
 use crate::support::{Bench, Image, Random, all, pattern, snapshot_bytes, state};
-use block_core::{Cause, NewSnapshot, Result};
+use block_core::{Cause, NewSnapshot, Preallocation, Result, Truncate};
 
 /// Images that differ in all that matters here. The first has its clusters in disorder, and refcounts of neighbours in many places.
 pub(crate) const IMAGES: [&str; 4] = [
@@ -40,6 +40,9 @@ pub(crate) enum Action {
     DeleteLast,
     GotoFirst,
     GotoLast,
+    /// The disk becomes twice as long, or half. Not among [`ACTIONS`]: an error does not say that nothing has changed.
+    Grow,
+    Shrink,
 }
 
 pub(crate) const ACTIONS: [Action; 7] = [
@@ -132,6 +135,8 @@ impl World {
             Action::DeleteLast => drop(after.snapshots.pop()),
             Action::GotoFirst => after.disk = self.first().disk.clone(),
             Action::GotoLast => after.disk = self.last().disk.clone(),
+            Action::Grow => after.disk.resize(self.disk.len() * 2, 0),
+            Action::Shrink => after.disk.truncate(self.disk.len() / 2),
         }
         after
     }
@@ -203,6 +208,14 @@ impl Action {
             Self::DeleteLast => node.snapshot_delete(last).await,
             Self::GotoFirst => node.snapshot_goto(first).await,
             Self::GotoLast => node.snapshot_goto(last).await,
+            Self::Grow | Self::Shrink => {
+                let to = Truncate {
+                    len: world.after(self, &[]).disk.len() as u64,
+                    exact: true,
+                    preallocation: Preallocation::Off,
+                };
+                node.truncate(to).await
+            }
         }
     }
 

@@ -92,7 +92,7 @@ impl Image {
 
     /// Reads the tables.
     async fn check_plan(&self, mut plan: Plan, replaced: Vec<Snapshot>) -> Result<Plan> {
-        self.free_all().await?;
+        self.finish_earlier().await?;
         let l1 = self.clusters_at(self.active.at(), self.active.len() * TABLE_ENTRY_SIZE);
         self.check_references(&mut plan.disk, l1, Change::Raise)
             .await?;

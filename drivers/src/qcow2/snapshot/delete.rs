@@ -19,6 +19,7 @@ impl Image {
         self.check_snapshots()?;
         let (index, snapshot) = self.snapshots.find(id_or_name)?;
         self.snapshots.check_unused(&snapshot)?;
+        self.finish_earlier().await?;
         let walk = self.walk_over_snapshot(&snapshot, Change::Lower).await?;
         let mut others = self.snapshots.table.borrow().snapshots.clone();
         others.remove(index);

@@ -33,7 +33,7 @@ impl Image {
         if self.geometry.version() < 3 && from != to {
             return Err(Qcow2Error::ResizeVersion2 { from, to }.into());
         }
-        self.free_all().await?;
+        self.finish_earlier().await?;
         let mut walk = self.walk_over_snapshot(&snapshot, Change::Raise).await?;
         match self.switch_to(&snapshot, &mut walk).await {
             Ok(()) => {

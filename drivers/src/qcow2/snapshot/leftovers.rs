@@ -24,6 +24,13 @@ impl Image {
         self.leftovers.abandoned.borrow_mut().push(walk);
     }
 
+    /// What operations before this one have left is done first: then refcounts are what they will be, and no more than one operation's
+    /// tables are kept. The caller holds all clusters.
+    pub(super) async fn finish_earlier(&self) -> Result<()> {
+        self.free_abandoned().await?;
+        self.free_all().await
+    }
+
     /// The active tables may say "shared" of clusters that are not, or will not be when all references are dropped.
     pub(super) fn recompute_copied(&self) {
         self.leftovers.copied.set(true);
