@@ -5,13 +5,22 @@
 
 use super::error::{Qcow2Error, Table};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// The header, the reftable, refcount blocks, the active L1 table and its L2 tables, the snapshot table and the snapshots' L1 tables. The
 /// snapshots' L2 tables are left out, as in QEMU.
+///
+/// Memory: a few numbers for each table, however long; an image may claim any number of snapshots with L1 tables of 32 MiB.
 #[derive(Default)]
-pub(super) struct TableMap(RefCell<HashMap<u64, Table>>);
+pub(super) struct TableMap(RefCell<BTreeMap<u64, Run>>);
+
+/// Clusters of tables of one kind, from the key to here. No two runs overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    end: u64,
+    what: Table,
+}
 
 impl TableMap {
     /// These clusters hold a table from now on.
@@ -24,18 +33,34 @@ impl TableMap {
         cluster_bits: u32,
     ) -> Result<(), Qcow2Error> {
         self.check(what, clusters.clone(), cluster_bits)?;
-        self.0.borrow_mut().extend(clusters.map(|c| (c, what)));
+        if !clusters.is_empty() {
+            let end = clusters.end;
+            self.0
+                .borrow_mut()
+                .insert(clusters.start, Run { end, what });
+        }
         Ok(())
     }
 
     /// The table in this cluster.
     pub(super) fn get(&self, cluster: u64) -> Option<Table> {
-        self.0.borrow().get(&cluster).copied()
+        run_at(&self.0.borrow(), cluster).map(|(_, run)| run.what)
     }
 
     /// The cluster is free.
     pub(super) fn remove(&self, cluster: u64) {
-        self.0.borrow_mut().remove(&cluster);
+        let mut runs = self.0.borrow_mut();
+        let Some((start, run)) = run_at(&runs, cluster) else {
+            return;
+        };
+        runs.remove(&start);
+        if start < cluster {
+            let end = cluster;
+            runs.insert(start, Run { end, ..run });
+        }
+        if cluster + 1 < run.end {
+            runs.insert(cluster + 1, run);
+        }
     }
 
     /// None of these clusters, where `what` is or is to be written, holds a table.
@@ -45,18 +70,30 @@ impl TableMap {
         clusters: Range<u64>,
         cluster_bits: u32,
     ) -> Result<(), Qcow2Error> {
-        let tables = self.0.borrow();
-        for cluster in clusters {
-            if let Some(other) = tables.get(&cluster) {
-                return Err(Qcow2Error::Overlap {
-                    what,
-                    other: *other,
-                    offset: cluster << cluster_bits,
-                });
-            }
+        if clusters.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let runs = self.0.borrow();
+        let other = run_at(&runs, clusters.start).map(|(_, run)| (clusters.start, run));
+        let other = other.or_else(|| {
+            let (start, run) = runs.range(clusters).next()?;
+            Some((*start, *run))
+        });
+        match other {
+            None => Ok(()),
+            Some((cluster, other)) => Err(Qcow2Error::Overlap {
+                what,
+                other: other.what,
+                offset: cluster << cluster_bits,
+            }),
+        }
     }
+}
+
+/// The run with this cluster, and where it starts.
+fn run_at(runs: &BTreeMap<u64, Run>, cluster: u64) -> Option<(u64, Run)> {
+    let (start, run) = runs.range(..=cluster).next_back()?;
+    (cluster < run.end).then_some((*start, *run))
 }
 
 #[cfg(test)]
@@ -85,5 +122,23 @@ mod tests {
         assert_eq!(tables.check(Table::Data, 6..9, 16), Ok(()));
         (4..6).for_each(|cluster| tables.remove(cluster));
         assert_eq!(tables.check(Table::Data, 0..9, 16), Ok(()));
+    }
+    #[test]
+    fn a_table_takes_the_same_memory_whatever_its_length_and_may_go_in_pieces() {
+        let tables = TableMap::default();
+        tables.add(Table::SnapshotL1, 8..1 << 50, 9).expect("free");
+        tables.add(Table::L2, 7..8, 9).expect("free");
+        tables.add(Table::L1, 3..3, 9).expect("nothing");
+        assert_eq!(tables.0.borrow().len(), 2);
+        for gone in [8, 100, 101, (1 << 50) - 1, 5] {
+            tables.remove(gone);
+            assert_eq!(tables.get(gone), None);
+        }
+        let there = [7, 9, 99, 102, (1 << 50) - 2].map(|cluster| tables.get(cluster));
+        let l1 = Some(Table::SnapshotL1);
+        assert_eq!(there, [Some(Table::L2), l1, l1, l1, l1]);
+        assert_eq!(tables.check(Table::Data, 100..102, 9), Ok(()));
+        let first = tables.check(Table::Data, 100..200, 9);
+        assert!(matches!(first, Err(Qcow2Error::Overlap { offset, .. }) if offset == 102 << 9));
     }
 }
