@@ -160,3 +160,31 @@ fn compressed_clusters_are_counted_as_often_as_they_share_a_cluster() {
         bench.is_clean(&control.contents()).await;
     });
 }
+
+/// Puts other bytes into the image, wherever these are.
+fn patch(image: &mut [u8], old: &[u8], new: &[u8]) {
+    let mut places = 0;
+    for at in 0..=image.len() - old.len() {
+        if image[at..].starts_with(old) {
+            image[at..at + new.len()].copy_from_slice(new);
+            places += 1;
+        }
+    }
+    assert!(places > 0);
+}
+
+#[test]
+fn a_snapshot_of_a_length_that_no_disk_can_have_is_not_gone_to() {
+    let bench = Bench::new();
+    bench.run(async {
+        let image = bench.image("size=9437184").await;
+        image.snapshot("a").await.expect("made");
+        let mut bytes = image.close().await;
+        let length = |len: u64| [&0_u64.to_be_bytes()[..], &len.to_be_bytes()].concat();
+        patch(&mut bytes, &length(9_437_184), &length(9_437_183));
+        let image = bench.open(&bytes).await;
+        let error = image.node.snapshot_goto("a").await.expect_err("refused");
+        assert!(error.to_string().contains("multiple of 512"), "{error}");
+        assert!(image.control.contents() == bytes);
+    });
+}

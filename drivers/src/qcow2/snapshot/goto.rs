@@ -13,7 +13,7 @@ use crate::qcow2::Result;
 use crate::qcow2::allocate::Wanted;
 use crate::qcow2::entry::L1Entry;
 use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::geometry::TABLE_ENTRY_SIZE;
+use crate::qcow2::geometry::{SECTOR_SIZE, TABLE_ENTRY_SIZE};
 use crate::qcow2::image::Image;
 use crate::qcow2::locks::EVERYTHING;
 use crate::qcow2::walk::Walk;
@@ -23,7 +23,7 @@ impl Image {
     /// See [`BlockDriver::snapshot_goto`](block_core::BlockDriver::snapshot_goto).
     ///
     /// Errors, after which nothing has changed: [`Cause::NoSuchSnapshot`]; [`Qcow2Error::ResizeVersion2`], since a version 2 image with
-    /// snapshots keeps its size; [`Qcow2Error::RefcountOverflow`], [`Qcow2Error::SnapshotsWithDataFile`], what is wrong in the snapshot's
+    /// snapshots keeps its size; [`Qcow2Error::Resize`] for a length of part of a sector; [`Qcow2Error::RefcountOverflow`], [`Qcow2Error::SnapshotsWithDataFile`], what is wrong in the snapshot's
     /// tables, and what the disk says; [`Cause::Leaked`] where space is lost by it.
     pub(in crate::qcow2) async fn go_to_snapshot(&self, id_or_name: &str) -> Result<()> {
         let _lock = self.locks.exclusive(EVERYTHING).await;
@@ -32,6 +32,10 @@ impl Image {
         let (from, to) = (self.size.get(), snapshot.disk_size);
         if self.geometry.version() < 3 && from != to {
             return Err(Qcow2Error::ResizeVersion2 { from, to }.into());
+        }
+        if !to.is_multiple_of(SECTOR_SIZE) {
+            let reason = "the snapshot's length is not a multiple of 512";
+            return Err(Qcow2Error::Resize { size: to, reason }.into());
         }
         self.finish_earlier().await?;
         let mut walk = self.walk_over_snapshot(&snapshot, Change::Raise).await?;
