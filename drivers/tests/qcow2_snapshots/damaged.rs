@@ -296,7 +296,7 @@ fn a_version_2_image_keeps_its_length_when_a_snapshot_has_another() {
 }
 
 #[test]
-fn two_snapshots_of_one_name_are_both_replaced() {
+fn of_two_snapshots_of_one_name_the_first_is_replaced() {
     let bench = Bench::new();
     bench.run(async {
         let image = bench.image("size=1M,cluster_size=4096").await;
@@ -313,8 +313,11 @@ fn two_snapshots_of_one_name_are_both_replaced() {
             replace: true,
             ..NewSnapshot::new("a")
         };
-        image.node.snapshot_create(new).await.expect("made");
-        assert_eq!(image.names().await, ["a"]);
+        let made = image.node.snapshot_create(new).await.expect("made");
+        assert_eq!(made.id, "3");
+        let list = image.node.snapshot_list().await.expect("a list");
+        let ids: Vec<&str> = list.iter().map(|info| info.id.as_str()).collect();
+        assert_eq!(ids, ["2", "3"]);
         bench.is_clean(&image.close().await).await;
     });
 }

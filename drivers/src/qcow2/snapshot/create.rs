@@ -83,7 +83,7 @@ impl Image {
             others: others.snapshots,
             disk: Walk::new(self.active.copy(0..disk)),
             state: state.map(|(state, _)| state),
-            replaced: Vec::new(),
+            replaced: None,
             l1: 0..0,
         };
         serialise(&plan.all())?;
@@ -91,31 +91,32 @@ impl Image {
     }
 
     /// Reads the tables.
-    async fn check_plan(&self, mut plan: Plan, replaced: Vec<Snapshot>) -> Result<Plan> {
+    async fn check_plan(&self, mut plan: Plan, replaced: Option<Snapshot>) -> Result<Plan> {
         self.finish_earlier().await?;
         let l1 = self.clusters_at(self.active.at(), self.active.len() * TABLE_ENTRY_SIZE);
         self.check_references(&mut plan.disk, l1, Change::Raise)
             .await?;
-        for snapshot in replaced {
+        if let Some(snapshot) = replaced {
             let walk = self.walk_over_snapshot(&snapshot, Change::Lower).await?;
-            plan.replaced.push((walk, self.l1_clusters(&snapshot)));
+            plan.replaced = Some((walk, self.l1_clusters(&snapshot)));
         }
         Ok(plan)
     }
 
-    /// The snapshots that stay, and those of the new one's name.
-    fn make_place(&self, new: &NewSnapshot) -> Result<(Vec<Snapshot>, Vec<Snapshot>)> {
+    /// The snapshots that stay, and the first of the new one's name.
+    fn make_place(&self, new: &NewSnapshot) -> Result<(Vec<Snapshot>, Option<Snapshot>)> {
         let table = self.snapshots.table.borrow();
-        let all = table.snapshots.iter().cloned();
-        let (replaced, others): (Vec<_>, Vec<_>) = all.partition(|s| s.name == *new.name);
-        if !replaced.is_empty() && !new.replace {
+        let mut others = table.snapshots.clone();
+        let Some(index) = table.find_name(&new.name) else {
+            return Ok((others, None));
+        };
+        if !new.replace {
             let name = new.name.clone();
             return Err(Cause::SnapshotExists { name });
         }
-        for snapshot in &replaced {
-            self.snapshots.check_unused(snapshot)?;
-        }
-        Ok((others, replaced))
+        let replaced = others.remove(index);
+        self.snapshots.check_unused(&replaced)?;
+        Ok((others, Some(replaced)))
     }
 
     /// Steps 2 and 3. On an error the disk has references too many, as far as the plan's walk is.
@@ -149,12 +150,10 @@ impl Image {
             None => self.drop_state(),
         }
         self.vmstate.show(None);
-        if !plan.replaced.is_empty() {
-            self.recompute_copied();
-        }
-        for (walk, l1) in plan.replaced {
+        if let Some((walk, l1)) = plan.replaced {
             self.free(l1);
             self.abandon(walk);
+            self.recompute_copied();
         }
         self.drop_active_vmstate();
     }
@@ -199,8 +198,8 @@ struct Plan {
     disk: Walk,
     /// The state to be recorded.
     state: Option<Rc<StateTree>>,
-    /// What the replaced snapshots lead to, and the clusters of their L1 tables.
-    replaced: Vec<(Walk, Range<u64>)>,
+    /// What the replaced snapshot leads to, and the clusters of its L1 table.
+    replaced: Option<(Walk, Range<u64>)>,
     /// The clusters of the snapshot's L1 table, once it is written.
     l1: Range<u64>,
 }
