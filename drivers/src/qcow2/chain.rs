@@ -106,7 +106,7 @@ impl Opening<'_> {
         format: Option<ImageFormat>,
         is_top: bool,
     ) -> Result<(Level, Option<(Place, Option<ImageFormat>)>), ChainError> {
-        let read_only = !is_top || self.options.read_only;
+        let read_only = !is_top || self.options.read_only || self.options.force_share;
         let file = self.open_file(&place, "image", read_only).await?;
         let format = match format {
             Some(format) => format,

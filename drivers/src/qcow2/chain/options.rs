@@ -22,7 +22,7 @@ pub struct ChainOptions {
     pub missing_format: MissingFormat,
     /// Of the top node. All files are opened with O_DIRECT or ignore flushes as it says.
     pub cache: CacheMode,
-    /// Nobody is kept from writing meanwhile, as with `qemu-img -U`. Only for reading.
+    /// Nobody is kept from writing meanwhile, as with `qemu-img -U`. Implies `read_only`.
     pub force_share: bool,
     /// Whether locks are taken.
     pub locking: Locking,
