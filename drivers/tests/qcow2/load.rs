@@ -306,6 +306,7 @@ pub fn setup(seed: u64) -> Setup {
         alignment: random.pick(&[1, 512, 512, 4096]),
         l2_cache: random.pick(&[1, 0]),
         refcount_cache: random.pick(&[1, 0]),
+        workers: None, // a test that is stepped by hand would have to wait for them
     }
 }
 

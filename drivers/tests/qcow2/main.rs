@@ -5,6 +5,7 @@
     reason = "each file uses what it needs of the others"
 )]
 
+mod compressed;
 mod crash;
 mod faults;
 mod load;
@@ -13,3 +14,4 @@ mod races;
 mod resize;
 mod rig;
 mod walker;
+mod zero;

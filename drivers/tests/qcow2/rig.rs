@@ -1,7 +1,7 @@
 //! An image on a disk in memory whose calls can be held, failed and lost, in a context that the test steps by hand.
 
 use crate::walker::{Findings, Walker};
-use aio_task::{AioContext, JoinHandle};
+use aio_task::{AioContext, JoinHandle, WorkerPool};
 use block_core::test_disk::{TestDisk, TestDiskControl, TestDiskOptions};
 use block_core::{
     BlockChild, BlockLimits, BlockNode, DiskOffset, IoVector, NodeBuilder, Permissions, Perms,
@@ -26,6 +26,8 @@ pub struct Setup {
     pub alignment: u32,
     pub l2_cache: u64,
     pub refcount_cache: u64,
+    /// Where clusters are compressed.
+    pub workers: Option<WorkerPool>,
 }
 
 /// A disk's node, and its knobs.
@@ -43,7 +45,7 @@ pub struct Rig {
     /// `None` while the image is closed.
     pub node: Option<BlockNode>,
     /// Of the node that was opened last.
-    compressor: Option<Qcow2Compressor>,
+    pub compressor: Option<Qcow2Compressor>,
     /// They keep the disks' nodes open while the image is not.
     _keepers: Vec<BlockChild>,
 }
@@ -135,6 +137,7 @@ impl Rig {
                 .map(|(node, _)| attach(node, Permissions::writer())),
             l2_cache: self.setup.l2_cache,
             refcount_cache: self.setup.refcount_cache,
+            workers: self.setup.workers.clone(),
             ..Qcow2Options::default()
         };
         let child = attach(&self.file, Permissions::writer());

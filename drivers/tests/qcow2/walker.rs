@@ -240,6 +240,14 @@ impl<'a> Walker<'a> {
         (be64(self.bytes, at), bitmap)
     }
 
+    /// Where the compressed data of a guest cluster begins.
+    pub fn compressed_at(&self, guest: u64) -> Option<u64> {
+        let number = guest >> self.cluster_bits;
+        let l1 = *self.l1().get((number / self.l2_entries()) as usize)?;
+        let (entry, _) = self.l2_entry(l1, number % self.l2_entries());
+        (entry & COMPRESSED != 0).then(|| self.compressed(entry).0)
+    }
+
     /// Where compressed data is, up to the end of its last sector.
     fn compressed(&self, entry: u64) -> (u64, u64) {
         let shift = 62 - (self.cluster_bits - 8);
