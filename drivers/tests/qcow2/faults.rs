@@ -32,6 +32,8 @@ struct Run {
     failed: u64,
     failed_growths: u64,
     injected: u64,
+    /// Of these, reads.
+    reads: u64,
 }
 
 impl Run {
@@ -46,6 +48,7 @@ impl Run {
             failed: 0,
             failed_growths: 0,
             injected: 0,
+            reads: 0,
         }
     }
 
@@ -84,6 +87,7 @@ impl Run {
             (0, Some(other)) => (other, Op::Read, 0),
             _ => (&disks[0], op, nth),
         };
+        self.reads += u64::from(op == Op::Read);
         disk.short_nth(op, nth, moved, Errno::NOSPC);
     }
 
@@ -160,8 +164,10 @@ impl Run {
         findings.assert_clean(&format!("seed {seed}"));
         assert!(rig.stored() == read, "seed {seed}: stored");
         let fired = self.fired();
-        // A growth that failed tidies up behind itself, and may fail there too: it has one error to tell.
-        let told = self.failed <= fired && fired <= self.failed + self.failed_growths;
+        // A growth that failed tidies up behind itself, and may fail there too: it has one error to tell. Refcounts that could not be read
+        // when something was to be freed are read again by the next commit, and nobody is told.
+        let quiet = self.failed_growths + self.reads;
+        let told = self.failed <= fired && fired <= self.failed + quiet;
         assert!(
             told,
             "seed {seed}: {} failed, {fired} faults fired",
