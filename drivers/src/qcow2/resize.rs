@@ -37,6 +37,9 @@ impl Image {
         let old = self.size.get();
         self.check_length(old, &to)?;
         if to.len != old {
+            self.note_disk_sizes().await?;
+        }
+        if to.len != old {
             self.vmstate.show(None); // what a snapshot that was gone to has left behind the disk goes
         }
         if to.len < old {

@@ -255,16 +255,20 @@ fn a_disk_whose_tables_point_anywhere_is_not_recorded() {
     });
 }
 
+/// The id and name are moved over the extra data, as version 2 images of old QEMUs have them.
+fn drop_extra_data(bytes: &mut [u8]) {
+    let table = be64(bytes, 64) as usize;
+    let names = bytes[table + 64..table + 66].to_vec();
+    bytes[table + 36..table + 40].fill(0);
+    bytes[table + 40..table + 42].copy_from_slice(&names);
+}
+
 #[test]
 fn an_entry_without_extra_data_has_the_disk_size_of_the_header() {
     let bench = Bench::new();
     bench.run(async {
         let mut bytes = sample(&bench).await;
-        // The id and name are moved over the extra data, as version 2 images of old QEMUs have them.
-        let table = be64(&bytes, 64) as usize;
-        let names = bytes[table + 64..table + 66].to_vec();
-        bytes[table + 36..table + 40].fill(0);
-        bytes[table + 40..table + 42].copy_from_slice(&names);
+        drop_extra_data(&mut bytes);
         let image = bench.open(&bytes).await;
         let list = image.node.snapshot_list().await.expect("a list");
         assert_eq!((list[0].name.as_str(), list[0].disk_size), ("a", 3 << 20));
@@ -276,6 +280,32 @@ fn an_entry_without_extra_data_has_the_disk_size_of_the_header() {
         image.node.snapshot_goto("a").await.expect("gone to");
         image.snapshot("b").await.expect("made");
         bench.is_clean(&image.close().await).await;
+    });
+}
+
+#[test]
+fn a_snapshot_that_does_not_say_its_length_keeps_it_when_the_disk_gets_another() {
+    let bench = Bench::new();
+    bench.run(async {
+        let mut bytes = sample(&bench).await;
+        drop_extra_data(&mut bytes);
+        let image = bench.open(&bytes).await;
+        let to = block_core::Truncate {
+            len: 64 << 20,
+            exact: true,
+            preallocation: block_core::Preallocation::Off,
+        };
+        image.node.truncate(to).await.expect("longer");
+        let bytes = image.close().await;
+        bench.is_clean(&bytes).await;
+        let image = bench.open(&bytes).await;
+        let list = image.node.snapshot_list().await.expect("a list");
+        assert_eq!((list[0].name.as_str(), list[0].disk_size), ("a", 3 << 20));
+        let (disk, state) = crate::support::snapshot_bytes(&image.node, "a")
+            .await
+            .expect("read");
+        assert!(disk.len() == 3 << 20 && disk[..40_000] == pattern(1, 40_000));
+        assert!(state == pattern(3, 20_000));
     });
 }
 

@@ -39,6 +39,9 @@ impl Image {
         }
         self.finish_earlier().await?;
         let mut walk = self.walk_over_snapshot(&snapshot, Change::Raise).await?;
+        if from != to {
+            self.note_disk_sizes().await?;
+        }
         match self.switch_to(&snapshot, &mut walk).await {
             Ok(()) => {
                 // The disk is the snapshot's, whatever becomes of this.

@@ -34,6 +34,18 @@ impl Image {
         Ok(())
     }
 
+    /// Before the header's size changes: snapshots that do not say their own disk's size get it written down, as they have the header's
+    /// otherwise. Old QEMUs left it out, and newer ones made such images version 3.
+    ///
+    /// The caller holds all clusters. Nothing has changed after an error.
+    pub(in crate::qcow2) async fn note_disk_sizes(&self) -> Result<()> {
+        let snapshots = self.snapshots.table.borrow().snapshots.clone();
+        match snapshots.iter().any(|s| !s.has_disk_size()) {
+            true => self.switch_snapshots(snapshots).await,
+            false => Ok(()),
+        }
+    }
+
     /// Writes a table to clusters of its own, which nothing names yet. No bytes need no clusters: `0..0`.
     pub(super) async fn write_table(&self, what: Table, bytes: &[u8]) -> Result<Range<u64>> {
         if bytes.is_empty() {

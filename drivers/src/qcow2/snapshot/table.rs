@@ -288,6 +288,11 @@ impl<'a> Entry<'a> {
 }
 
 impl Snapshot {
+    /// Whether the entry that was read had the disk's size.
+    pub(crate) fn has_disk_size(&self) -> bool {
+        self.extra_len >= 16
+    }
+
     /// Bytes of the entry with the extra data that it had.
     fn kept_len(&self) -> u64 {
         ENTRY_SIZE + u64::from(self.extra_len) + self.names_len()
