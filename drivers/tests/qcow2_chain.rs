@@ -6,7 +6,7 @@ use block_core::{Perms, WriteFlags};
 use block_drivers::qcow2::{Backing, ChainError, ChainOptions, CreateOptions, DataFile};
 use block_drivers::qcow2::{ImageFormat, MAX_CHAIN, MissingFormat, Permit, Qcow2Error};
 use block_drivers::qcow2::{create, open_image};
-use block_drivers::{Create, FileDriver, FileOptions, OpenError};
+use block_drivers::{Create, FileDriver, FileOptions, Locking, OpenError};
 use std::cell::RefCell;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -443,6 +443,39 @@ fn the_data_file_is_opened_where_it_is_permitted_and_its_name_is_relative_to_the
     });
     let data = fs::read(bench.path("data.raw")).expect("the data file");
     assert_eq!(&data[..9], b"\0\0\0hello\0");
+    bench.nothing_is_open();
+}
+
+#[test]
+fn a_data_file_that_is_an_image_of_the_chain_is_refused_whether_or_not_files_are_locked() {
+    let bench = Bench::new();
+    let with_data = |data: &str| CreateOptions {
+        size: Some(SIZE),
+        data_file: Some(DataFile {
+            file: data.into(),
+            raw: false,
+        }),
+        ..CreateOptions::default()
+    };
+    bench.make("self.qcow2", &with_data("data.raw"));
+    fs::remove_file(bench.path("data.raw")).expect("the data file");
+    fs::hard_link(bench.path("self.qcow2"), bench.path("data.raw")).expect("a link");
+    let before = fs::read(bench.path("self.qcow2")).expect("the image");
+    for locking in [Locking::On, Locking::Off] {
+        let options = ChainOptions {
+            locking,
+            ..bench.writer(Permit::SameFolder)
+        };
+        let error = bench.refusal("self.qcow2", options);
+        assert!(
+            matches!(&error, ChainError::Loop { path } if path.ends_with("data.raw")),
+            "{error}"
+        );
+    }
+    assert_eq!(
+        fs::read(bench.path("self.qcow2")).expect("the image"),
+        before
+    );
     bench.nothing_is_open();
 }
 

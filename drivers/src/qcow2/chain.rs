@@ -29,6 +29,7 @@ use super::{BackingFile, Qcow2Driver, Qcow2Error, Qcow2Options};
 use crate::{FileDriver, FileOptions, RawDriver, RawOptions};
 use aio_task::AioHandle;
 use block_core::{BlockChild, BlockNode, DiskOffset, NodeBuilder, Permissions};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 /// Most images of a chain, the top included. A request for what only the lowest one has goes through all of them, nested.
@@ -50,6 +51,7 @@ pub async fn open_image(
     let opening = Opening {
         handle,
         options: &options,
+        seen: RefCell::default(),
     };
     let (lowest, above) = opening.walk(path.as_ref()).await?;
     opening.build(lowest, above).await
@@ -68,13 +70,14 @@ struct Level {
 struct Opening<'a> {
     handle: &'a AioHandle,
     options: &'a ChainOptions,
+    /// The files that have a place in the chain: images and data files.
+    seen: RefCell<Vec<Identity>>,
 }
 
 impl Opening<'_> {
     /// Step 1: the lowest image, and those above it, the top first.
     async fn walk(&self, path: &Path) -> Result<(Level, Vec<Level>), ChainError> {
         let mut above: Vec<Level> = Vec::new();
-        let mut seen: Vec<Identity> = Vec::new();
         let mut place = Place::named_by_caller(path);
         let mut format = Some(self.options.format);
         loop {
@@ -84,11 +87,7 @@ impl Opening<'_> {
                     max: MAX_CHAIN,
                 });
             }
-            let identity = place.identify(&self.options.workers).await?;
-            if seen.contains(&identity) {
-                return Err(ChainError::Loop { path: place.path });
-            }
-            seen.push(identity);
+            self.only_once(&place).await?;
             let is_top = above.is_empty();
             let (level, below) = self.open_level(place, format, is_top).await?;
             let Some(below) = below else {
@@ -164,7 +163,19 @@ impl Opening<'_> {
             return Err(ChainError::image(image, Qcow2Error::DataFileMissing));
         };
         let place = resolve(image, "data file", name.as_os_str(), self.options).await?;
+        self.only_once(&place).await?;
         self.open_file(&place, "data file", read_only).await
+    }
+
+    /// Refuses a file that has a place in this chain already, by whatever name: guest data would be written over an image's tables.
+    async fn only_once(&self, place: &Place) -> Result<(), ChainError> {
+        let identity = place.identify(&self.options.workers).await?;
+        if self.seen.borrow().contains(&identity) {
+            let path = place.path.clone();
+            return Err(ChainError::Loop { path });
+        }
+        self.seen.borrow_mut().push(identity);
+        Ok(())
     }
 
     /// A node of the `file` driver, and a parent's hold on it.

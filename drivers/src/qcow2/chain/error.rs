@@ -42,7 +42,7 @@ pub enum ChainError {
         /// What it says.
         format: String,
     },
-    /// A file is its own backing file, through however many others.
+    /// A file is its own backing or data file, through however many others.
     Loop {
         /// The file that comes twice, as it was named the second time.
         path: PathBuf,
@@ -106,7 +106,11 @@ impl fmt::Display for ChainError {
                 path.display()
             ),
             Self::Loop { path } => {
-                write!(f, "{} is its own backing file", path.display())
+                write!(
+                    f,
+                    "{} has a place in its own chain of images and data files already",
+                    path.display()
+                )
             }
             Self::TooLong { path, max } => write!(
                 f,
