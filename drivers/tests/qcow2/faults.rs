@@ -146,8 +146,8 @@ impl Run {
             None => panic!("seed {seed}: the length is held"),
         };
         assert!(
-            is == new || !done && is == old,
-            "seed {seed}: {is}, not {old} or {new}"
+            is == new && (done || new < old) || is == old && !done,
+            "seed {seed}: {is}, from {old} to {new}, done: {done}"
         );
         self.failed_growths += u64::from(!done && old < new);
         self.load.size = is;
