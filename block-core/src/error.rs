@@ -140,6 +140,17 @@ pub enum Cause {
         /// How many bytes were moved.
         moved: u64,
     },
+    /// Another process has made the file shorter than it was when it was opened, or than this process has made it since.
+    Shrunk {
+        /// Where the request begins, in bytes of the file.
+        at: u64,
+        /// How many bytes were asked for there.
+        wanted: u64,
+        /// How many bytes the file still has there.
+        got: u64,
+        /// The length in bytes that the file had.
+        length: u64,
+    },
     /// The node was closed, or is being closed.
     Closed,
     /// The node was closed, or the save dropped, with a save that nobody had finalized: its buffered bytes are lost.
@@ -227,6 +238,7 @@ impl Cause {
             Self::NotSupported => Errno::NOTSUP,
             Self::OutOfBounds { .. }
             | Self::Short { .. }
+            | Self::Shrunk { .. }
             | Self::Unfinalized
             | Self::Corrupt(_)
             | Self::Panicked => Errno::IO,
@@ -263,6 +275,15 @@ impl fmt::Display for Cause {
                 "permission '{permission}' is held or refused by another user"
             ),
             Self::Short { moved } => write!(f, "only {moved} bytes were moved"),
+            Self::Shrunk {
+                at,
+                wanted,
+                got,
+                length,
+            } => write!(
+                f,
+                "the file has become shorter: it had {length} bytes, and has only {got} of the {wanted} bytes at offset {at}"
+            ),
             Self::Closed => f.write_str("the node is closed"),
             Self::Unfinalized => f.write_str("the save was not finalized"),
             Self::Cancelled => f.write_str("cancelled"),

@@ -33,6 +33,9 @@ pub struct VmstateFileDriver {
     claimed: Cell<Option<u64>>,
     /// The child's length as a read last found it. Cleared by whatever may change it.
     known: Cell<Option<u64>>,
+    /// The length that the state cannot lose without another user's doing: the longest length that the child has reported, lowered by
+    /// the end of a state.
+    seen: Cell<u64>,
     /// Saves and ends of states, begun or over. Tells a read that the length it asked for may be old.
     changes: Cell<u64>,
 }
@@ -47,6 +50,7 @@ impl VmstateFileDriver {
             file,
             claimed: Cell::new(None),
             known: Cell::new(None),
+            seen: Cell::new(0),
             changes: Cell::new(0),
         }
     }
@@ -118,7 +122,7 @@ impl BlockDriver for VmstateFileDriver {
     }
 
     async fn vmstate_length(&self) -> Result<Option<u64>> {
-        match self.file.length().await {
+        match self.length_of_child().await {
             Ok(length) => Ok(Some(length)),
             Err(error) => Err(BlockError::new(Op::LoadVmstate, 0, 0, error.cause)),
         }
@@ -133,6 +137,7 @@ impl BlockDriver for VmstateFileDriver {
         };
         // What comes next is another state's: it makes its own room.
         self.claimed.set(Some(len));
+        self.seen.set(self.seen.get().min(len));
         let _change = self.change();
         let result = self.file.truncate(to).await;
         result.map_err(|error| BlockError::new(Op::FinalizeVmstate, 0, len, error.cause))
@@ -176,10 +181,32 @@ impl VmstateFileDriver {
             return Ok(length);
         }
         let changes = self.changes.get();
-        let length = self.file.length().await?;
+        let length = self.length_of_child().await?;
         if self.changes.get() == changes {
             self.known.set(Some(length));
         }
+        Ok(length)
+    }
+
+    /// The child's length. A state that has become shorter is an error, whatever the child makes of it.
+    async fn length_of_child(&self) -> Result<u64> {
+        let changes = self.changes.get();
+        let length = self.file.length().await?;
+        let seen = self.seen.get();
+        if self.changes.get() != changes {
+            // Saves raise the length and ends of states lower it, in an order that is not known here.
+            return Ok(length);
+        }
+        if length < seen {
+            let cause = Cause::Shrunk {
+                at: 0,
+                wanted: seen,
+                got: length,
+                length: seen,
+            };
+            return Err(BlockError::new(Op::Length, 0, 0, cause));
+        }
+        self.seen.set(length);
         Ok(length)
     }
 

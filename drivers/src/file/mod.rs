@@ -14,6 +14,7 @@
 
 mod direct;
 mod error;
+mod known;
 mod open;
 mod opened;
 mod options;
@@ -36,6 +37,7 @@ use block_core::{
     BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, DiskOffset, Errno, IoVector, Op,
     Perms, Preallocation, RangeLimits, ReadVector, Result, Truncate, WriteFlags, ZeroFlags,
 };
+use known::KnownLength;
 use opened::Opened;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -60,6 +62,8 @@ pub struct FileDriver {
     /// A sync of cached bytes has failed. Set once: the kernel tells it once, and takes the lost pages for clean from then on. QEMU's
     /// `page_cache_inconsistent`.
     sync_failed: Cell<Option<Errno>>,
+    /// The length that the file cannot lose without another process's doing.
+    known: KnownLength,
     facts: Facts,
 }
 
@@ -72,6 +76,7 @@ struct Facts {
     read_only: bool,
     kind: FileKind,
     perm: Perms,
+    identity: (u64, u64),
 }
 
 impl FileDriver {
@@ -109,6 +114,11 @@ impl FileDriver {
     /// A regular file or a block device.
     pub fn kind(&self) -> FileKind {
         self.facts.kind
+    }
+
+    /// The numbers of the file's device and inode: those of the file that is open, and locked, whatever its path leads to by now.
+    pub fn identity(&self) -> (u64, u64) {
+        self.facts.identity
     }
 
     async fn open_with(
@@ -165,13 +175,16 @@ impl FileDriver {
             read_only: opened.read_only,
             kind: opened.kind,
             perm: opened.permissions.perm,
+            identity: opened.identity,
         };
+        let known = KnownLength::new(opened.length);
         Ok(Self {
             file: RefCell::new(Some(Arc::new(opened))),
             workers,
             zeroes_refused: Cell::new(false),
             discard_refused: Cell::new(false),
             sync_failed: Cell::new(None),
+            known,
             facts,
         })
     }
@@ -273,11 +286,23 @@ impl BlockDriver for FileDriver {
             && self.facts.perm.contains(Perms::RESIZE)
     }
 
+    /// # Errors
+    /// [`Cause::Shrunk`] if another process has made the file shorter than it was at open or than this driver has made it since.
     async fn length(&self) -> Result<u64> {
-        self.call((Op::Length, 0, 0), Opened::size).await
+        let (op, known) = ((Op::Length, 0, 0), self.known.look());
+        let length = self.call(op, Opened::size).await?;
+        let complete = self.known.check(known, 0, u64::MAX, length);
+        complete.map_err(|cause| BlockError::new(op.0, op.1, op.2, cause))?;
+        Ok(length)
     }
 
+    /// Bytes past the end of the file read as zeroes, as in QEMU, but only past the length that the file had at open, as raised by
+    /// this driver's own growth and lowered by its own truncates.
+    ///
     /// The memory is lost only if the job panicked, or the worker threads were shut down.
+    ///
+    /// # Errors
+    /// [`Cause::Shrunk`] if the file ends before that length and inside the request.
     async fn preadv(&self, at: DiskOffset, mut dst: ReadVector) -> (ReadVector, Result<()>) {
         let len = dst.len();
         if self.file.borrow().is_none() {
@@ -286,6 +311,7 @@ impl BlockDriver for FileDriver {
                 Err(BlockError::new(Op::Read, at.0, len, Cause::Closed)),
             );
         }
+        let known = self.known.look();
         let job = self.run(move |file| {
             let result = transfer::read(file, at.0, &mut dst);
             (dst, result)
@@ -295,6 +321,10 @@ impl BlockDriver for FileDriver {
             // The memory went with the job.
             Err(cause) => (ReadVector::new(), Err(cause)),
         };
+        let result = result.and_then(|end| match end {
+            Some(end) => self.known.check(known, at.0, len, end),
+            None => Ok(()),
+        });
         (
             dst,
             result.map_err(|cause| BlockError::new(Op::Read, at.0, len, cause)),
@@ -304,6 +334,7 @@ impl BlockDriver for FileDriver {
     async fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> Result<()> {
         let op = (Op::Write, at.0, src.len());
         self.may(Perms::WRITE, op)?;
+        let known = self.known.look();
         let write = self.call(op, move |file| {
             let result = transfer::write(file, at.0, &src, flags.fua);
             // Before the result is told: the caller may then use the memory again.
@@ -311,6 +342,7 @@ impl BlockDriver for FileDriver {
             result
         });
         let sync_after = write.await?;
+        self.known.grew_to(known, op.1.saturating_add(op.2));
         if sync_after {
             self.sync(op).await
         } else {
@@ -331,10 +363,12 @@ impl BlockDriver for FileDriver {
         if self.zeroes_refused.get() {
             return Err(BlockError::new(op.0, op.1, op.2, Cause::NotSupported));
         }
+        let known = self.known.look();
         let job = move |file: &Opened| range::write_zeroes(file, at.0, len, flags.may_unmap);
         let result = self.call(op, job).await;
         remember_refusal(&self.zeroes_refused, &result);
         result?;
+        self.known.grew_to(known, at.0.saturating_add(len));
         if flags.fua {
             self.sync(op).await
         } else {
@@ -356,15 +390,22 @@ impl BlockDriver for FileDriver {
     }
 
     async fn block_status(&self, at: DiskOffset, len: u64) -> Result<BlockStatus> {
-        let op = (Op::BlockStatus, at.0, len);
-        self.call(op, move |file| range::block_status(file, at.0, len))
-            .await
+        let (op, known) = ((Op::BlockStatus, at.0, len), self.known.look());
+        let job = move |file: &Opened| range::block_status(file, at.0, len);
+        let (status, end) = self.call(op, job).await?;
+        if let Some(end) = end {
+            let complete = self.known.check(known, at.0, len, end);
+            complete.map_err(|cause| BlockError::new(op.0, op.1, op.2, cause))?;
+        }
+        Ok(status)
     }
 
     async fn truncate(&self, to: Truncate) -> Result<()> {
         let op = (Op::Truncate, to.len, 0);
         self.may(Perms::RESIZE, op)?;
+        let known = self.known.begin_truncate(to.len);
         let result = self.call(op, move |file| range::truncate(file, to)).await;
+        self.known.end_truncate(known, to.len, result.is_ok());
         // Of the errors of full preallocation, this one may have been that of its sync.
         if to.preallocation == Preallocation::Full
             && matches!(

@@ -14,7 +14,7 @@ use super::sys::Sys;
 use crate::lock::{self, LockError};
 use aio_task::edge::Arc;
 use block_core::{Errno, Perms};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use std::fs::File;
 use std::path::Path;
 
@@ -125,6 +125,8 @@ fn set_up(
         file,
         sys,
         kind,
+        identity: (stat.st_dev, stat.st_ino),
+        length: 0,
         read_only: options.read_only,
         permissions: options.permissions,
         locked,
@@ -150,6 +152,12 @@ fn set_up(
         let block = rustix::fs::ioctl_blksszget(&opened.file);
         opened.range_alignment = block.map_err(|e| failed(path, OpenStep::Probe, e))?;
     }
+    // After the locks: another user may have been changing it before.
+    let length = match kind {
+        FileKind::BlockDevice => rustix::fs::seek(&opened.file, SeekFrom::End(0)),
+        _ => rustix::fs::fstat(&opened.file).map(|stat| u64::try_from(stat.st_size).unwrap_or(0)),
+    };
+    opened.length = length.map_err(|e| failed(path, OpenStep::Stat, e))?;
     if options.cache.direct() {
         go_direct(&mut opened, path)?;
     }

@@ -16,6 +16,10 @@ pub(super) struct Opened {
     pub(super) sys: Arc<dyn Sys>,
     /// A regular file or a block device.
     pub(super) kind: FileKind,
+    /// The numbers of its device and inode.
+    pub(super) identity: (u64, u64),
+    /// The length at open, in bytes.
+    pub(super) length: u64,
     pub(super) read_only: bool,
     pub(super) permissions: Permissions,
     /// False where locks were not asked for, or the file system has none and that was allowed.

@@ -69,8 +69,12 @@ pub(super) fn discard(file: &Opened, at: u64, len: u64) -> Result<(), Cause> {
     }
 }
 
-/// Data or hole; QEMU's `find_allocation` and `raw_co_block_status`.
-pub(super) fn block_status(file: &Opened, at: u64, len: u64) -> Result<BlockStatus, Cause> {
+/// Data or hole; QEMU's `find_allocation` and `raw_co_block_status`. Returns the file's length too if no data was found.
+pub(super) fn block_status(
+    file: &Opened,
+    at: u64,
+    len: u64,
+) -> Result<(BlockStatus, Option<u64>), Cause> {
     check_range(at, len)?;
     let answer = |end: u64, data: bool| BlockStatus {
         len: (end - at).min(len),
@@ -81,24 +85,22 @@ pub(super) fn block_status(file: &Opened, at: u64, len: u64) -> Result<BlockStat
     };
     let end = at + len;
     let data = match file.sys.seek(&file.file, SeekFrom::Data(at)) {
-        Ok(data) if data > at => return Ok(answer(data, false)),
-        // In a hole that reaches to the end, or behind the end.
-        Err(Errno::NXIO) => return Ok(answer(end, false)),
+        Ok(data) if data > at => return Ok((answer(data, false), None)),
+        // In a hole that reaches to the end, or past the end.
+        Err(Errno::NXIO) => return Ok((answer(end, false), Some(file.size()?))),
         Ok(data) => data,
         // The file system does not tell.
-        Err(_) => return Ok(answer(end, true)),
+        Err(_) => return Ok((answer(end, true), None)),
     };
     let hole = match file.sys.seek(&file.file, SeekFrom::Hole(data)) {
         Ok(hole) if hole > at => hole,
         // It has changed meanwhile, or does not tell. "Data" is never wrong.
-        _ => return Ok(answer(end, true)),
+        _ => return Ok((answer(end, true), None)),
     };
     // The end of the file counts as a hole; the rest of its last block reads as zeroes, and belongs to the data.
     let block = u64::from(file.alignment);
-    Ok(answer(
-        hole.checked_next_multiple_of(block).unwrap_or(end),
-        true,
-    ))
+    let data_end = hole.checked_next_multiple_of(block).unwrap_or(end);
+    Ok((answer(data_end, true), None))
 }
 
 /// Changes the length; QEMU's `raw_co_truncate`. On failure the old length is set again.

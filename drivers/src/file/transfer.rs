@@ -12,8 +12,8 @@ use std::io::{IoSlice, IoSliceMut};
 /// Most pieces of one call; Linux's UIO_MAXIOV.
 const IOV_MAX: usize = 1024;
 
-/// Fills `dst` from `at`. What lies behind the end of the file reads as zeroes.
-pub(super) fn read(file: &Opened, at: u64, dst: &mut ReadVector) -> Result<(), Cause> {
+/// Fills `dst` from `at`. Returns where the file ends if it ends inside the request; the bytes past its end are set to zero then.
+pub(super) fn read(file: &Opened, at: u64, dst: &mut ReadVector) -> Result<Option<u64>, Cause> {
     let mut progress = Progress::new(at, dst.len(), file.alignment)?;
     let mut size_seen = None;
     while let Some(position) = progress.position() {
@@ -28,7 +28,7 @@ pub(super) fn read(file: &Opened, at: u64, dst: &mut ReadVector) -> Result<(), C
         let size = file.size()?;
         if progress.moved_to() >= size {
             zero_from(dst, progress.moved);
-            return Ok(());
+            return Ok(Some(progress.moved_to().min(size)));
         }
         if size_seen == Some(size) {
             return Err(Cause::Short {
@@ -37,7 +37,7 @@ pub(super) fn read(file: &Opened, at: u64, dst: &mut ReadVector) -> Result<(), C
         }
         size_seen = Some(size);
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Writes `src` at `at`. With `dsync` the data is stable when this returns, unless it says that a sync is still to be done.

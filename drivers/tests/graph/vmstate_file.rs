@@ -235,3 +235,62 @@ fn the_length_is_asked_once_and_again_after_a_save() {
         assert_eq!(load(&state, end, 10).await, Ok(vec![7; 10]));
     });
 }
+
+#[test]
+fn a_state_that_became_shorter_is_an_error_and_not_zeroes() {
+    let shorten = |bench: &Bench| {
+        let file = std::fs::OpenOptions::new().write(true).open(bench.path());
+        file.expect("opens").set_len(10_000).expect("cut");
+    };
+    let shrunk = |cause: &Cause| matches!(cause, Cause::Shrunk { length: 50_000, .. });
+    // Before the first read, after the length was asked for, and after a read.
+    for before in 0..3 {
+        each_cache(|bench| {
+            let bench = bench.with(&pattern(50_000));
+            bench.run(async {
+                let (state, _file) = state(&bench).await;
+                if before > 0 {
+                    assert_eq!(state.vmstate_length().await, Ok(Some(50_000)));
+                }
+                if before > 1 {
+                    load(&state, 0, 4096).await.expect("whole");
+                }
+                shorten(&bench);
+                let error = load(&state, 8192, 4096).await.expect_err("shorter");
+                assert!(shrunk(&error.cause), "{error}");
+                assert_eq!(error.errno(), block_core::Errno::IO);
+                let error = load(&state, 40_000, 20_000).await.expect_err("shorter");
+                assert!(shrunk(&error.cause), "{error}");
+                let error = state.vmstate_length().await.expect_err("shorter");
+                assert!(shrunk(&error.cause), "{error}");
+            });
+        });
+    }
+}
+
+#[test]
+fn a_state_in_any_child_that_became_shorter_is_an_error() {
+    let bench = Bench::new(CacheMode::Writeback);
+    bench.run(async {
+        let (disk, _control) = TestDisk::new(TestDiskOptions {
+            grows: true,
+            ..TestDiskOptions::default()
+        });
+        let file = bench.node("file", disk).await;
+        let driver = VmstateFileDriver::new(user(&file));
+        driver
+            .save_vmstate(VmstateOffset(0), vector(&pattern(5000)))
+            .await
+            .expect("save");
+        driver.finish_vmstate(5000).await.expect("finish");
+        assert_eq!(driver.vmstate_length().await, Ok(Some(5000)));
+        file.truncate(to(1000)).await.expect("by another user");
+        let error = driver.vmstate_length().await.expect_err("shorter");
+        assert!(
+            matches!(error.cause, Cause::Shrunk { got: 1000, .. }),
+            "{error}"
+        );
+        driver.finish_vmstate(800).await.expect("a new end");
+        assert_eq!(driver.vmstate_length().await, Ok(Some(800)));
+    });
+}

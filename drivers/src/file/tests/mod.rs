@@ -7,6 +7,7 @@ mod faults;
 mod node;
 mod opening;
 mod range;
+mod shrunk;
 
 use super::fault::{Call, Fault, Script};
 use super::*;
