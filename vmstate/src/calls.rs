@@ -8,6 +8,11 @@ use block_core::VmstateOffset;
 use block_core::{BlockError, BlockNode, Cause, IoBuf, IoVector, Op, ReadVector, Result};
 use std::rc::Rc;
 
+/// Why a whole stream without a byte is refused: its writer has failed before it wrote anything.
+pub(crate) fn no_state() -> Cause {
+    Cause::Driver("the stream is empty: there is no state".into())
+}
+
 /// Begins a save with `options`, to be continued by [`save_vmstate`]; without it the first `save_vmstate` begins one with the defaults.
 /// Errors as [`VmstateSave::begin`](crate::VmstateSave::begin).
 pub fn begin_save_vmstate(node: &BlockNode, options: SaveOptions) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A save as `AsyncWrite`, a load as `AsyncRead`, both with `AsyncSeek`.
 
 use crate::{VmstateLoad, VmstateSave};
-use block_core::VmstateOffset;
+use block_core::{BlockError, Op, VmstateOffset};
 use futures::future::LocalBoxFuture;
 use futures::io::{AsyncRead, AsyncSeek, AsyncWrite};
 use futures::ready;
@@ -16,7 +16,7 @@ const MAX_READ_DURING_SAVE: usize = 64 << 10;
 /// Writes a save's bytes one after the other, from 0 or from where it was sought.
 ///
 /// `poll_write` copies into buffers and is ready at once while there is room; one that returned `Pending` has taken nothing.
-/// `poll_flush` is [`VmstateSave::flush`], `poll_close` is [`VmstateSave::finalize`]. Dropping it unclosed cancels the save.
+/// `poll_flush` is [`VmstateSave::flush`], `poll_close` is [`VmstateSave::finalize`], but an empty stream is an error (`EINVAL`), and nothing is changed. Dropping it unclosed cancels the save.
 ///
 /// A flush or close that was begun is to be polled to its end, or given up by another call of this writer, before other calls use the
 /// save: they would wait for it.
@@ -57,6 +57,15 @@ impl VmstateWriter {
     /// The save, as far as it was written.
     pub fn into_save(self) -> VmstateSave {
         self.save
+    }
+
+    /// An empty stream is no state: its writer has failed before its first byte.
+    pub(crate) fn check_not_empty(&self) -> Result<()> {
+        if self.save.length() > 0 || self.save.status().is_err() {
+            return Ok(());
+        }
+        let empty = BlockError::new(Op::FinalizeVmstate, 0, 0, crate::calls::no_state());
+        Err(empty.into())
     }
 
     /// Copies what fits now; 0 where nothing does, or `buf` is empty. What `poll_write` begins with.
@@ -120,6 +129,7 @@ impl AsyncWrite for VmstateWriter {
                 return Poll::Ready(done.map(drop).map_err(Error::from));
             }
             self.waits = None;
+            self.check_not_empty()?;
             let (core, node) = (self.save.core().clone(), self.save.node().clone());
             self.waits = Some(Waits::Close(Box::pin(
                 async move { core.finalize(&node).await },

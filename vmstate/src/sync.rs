@@ -28,8 +28,9 @@ impl<C: Borrow<AioContext>> SyncWriter<C> {
         self.writer.save()
     }
 
-    /// Finalizes the save: its length. See [`VmstateSave::finalize`].
+    /// Finalizes the save: its length. See [`VmstateSave::finalize`]; an empty stream is an error (`EINVAL`), and nothing is changed.
     pub fn finish(self) -> Result<u64> {
+        self.writer.check_not_empty()?;
         let finalize = self.writer.save().finalize();
         Ok(self.context.borrow().block_on(finalize)?)
     }

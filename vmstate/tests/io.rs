@@ -312,3 +312,28 @@ fn progress_and_cancel_are_send() {
     send::<vmstate::CancelHandle>();
     let _: fn() -> std::io::Result<AioContext> = AioContext::new;
 }
+
+#[test]
+fn an_empty_stream_is_refused_and_an_older_state_stays() {
+    let bench = Bench::new();
+    let old = pattern(1, 0, CELL + 5);
+    let mut first = writer(&bench, small(3));
+    bench.run(async {
+        first.write_all(&old).await.expect("written");
+        first.close().await.expect("finalized");
+    });
+    drop(first);
+    let mut empty = writer(&bench, small(3));
+    let error = bench.run(empty.close()).expect_err("no state");
+    assert!(error.to_string().contains("empty"), "{error}");
+    drop(empty);
+    let empty = SyncWriter::new(bench.context.clone(), writer(&bench, small(3)));
+    empty.finish().expect_err("no state");
+    assert_eq!(bench.disk.vmstate_length(), Some(CELL + 5));
+    let mut back = Vec::new();
+    bench
+        .run(reader(&bench, 3).read_to_end(&mut back))
+        .expect("read");
+    assert!(back == old);
+    bench.drain_and_close();
+}

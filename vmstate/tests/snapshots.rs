@@ -758,3 +758,17 @@ fn names(snapshots: &[SnapshotInfo]) -> Vec<String> {
 fn error(op: Op, cause: Cause) -> BlockError {
     BlockError::new(op, 0, 0, cause)
 }
+
+#[test]
+fn an_empty_stream_becomes_no_snapshot() {
+    let bench = Bench::with_snapshots();
+    let save = begin(&bench, "x");
+    let error = bench.run(save.commit()).expect_err("no state");
+    assert_eq!(error.errno(), block_core::Errno::INVAL);
+    assert!(error.to_string().contains("empty"), "{error}");
+    let mut empty = Cursor::new([0; 0]);
+    let saved = save_snapshot(&bench.node, NewSnapshot::new("x"), small(2), &mut empty);
+    bench.run(saved).expect_err("no state");
+    assert_eq!(bench.disk.snapshots(), []);
+    bench.drain_and_close();
+}

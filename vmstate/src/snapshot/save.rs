@@ -77,11 +77,17 @@ impl SnapshotSave {
     /// Completes the state ([`VmstateSave::finalize`]), flushes the node, makes the snapshot. Stable when it returns.
     ///
     /// # Errors
-    /// The first one, once, and no snapshot was made; in its cause [`Cause::Leaked`] where what was written could not be dropped either.
+    /// The first one, once, and no snapshot was made: `EINVAL` where nothing was written, since a snapshot of the disk alone is
+    /// [`BlockNode::snapshot_create`]; in its cause [`Cause::Leaked`] where what was written could not be dropped either.
     /// `EBUSY` where the state is no longer in the area: it was finalized by hand and another save has begun, or a snapshot was gone to.
     pub async fn commit(mut self) -> Result<SnapshotInfo> {
-        if let Err(error) = self.save.finalize().await {
-            return Err(self.give_up(error).await);
+        match self.save.finalize().await {
+            Ok(0) => {
+                let error = BlockError::new(Op::SnapshotCreate, 0, 0, crate::calls::no_state());
+                return Err(self.give_up(error).await);
+            }
+            Ok(_) => {}
+            Err(error) => return Err(self.give_up(error).await),
         }
         // In the same poll, so that no other save gets in between: the area is ours until the record is there.
         let rest = Rest::of(&mut self);

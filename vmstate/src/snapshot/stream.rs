@@ -11,7 +11,7 @@ const PIECE: usize = 128 << 10;
 /// Saves what `reader` gives, to its end, and the disk as it is then, as a snapshot: [`SnapshotSave`] from begin to commit.
 ///
 /// # Errors
-/// Those of [`SnapshotSave`]. An error of the reader is a failed read at the position it had reached, with its errno; or the [`BlockError`]
+/// Those of [`SnapshotSave`], `EINVAL` for an empty stream among them. An error of the reader is a failed read at the position it had reached, with its errno; or the [`BlockError`]
 /// that it carries. Dropped: as [`SnapshotSave`].
 pub async fn save_snapshot(
     node: &BlockNode,
