@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
@@ -57,7 +57,12 @@ fn main() -> ExitCode {
             file_size_limit,
         ),
     ];
-    let trials: Vec<Trial> = came_back.into_iter().chain(cut_short).collect();
+    let ends = [tools::trial(
+        "the stream of a real machine is recognized as complete and refused when it is cut",
+        &[QEMU],
+        stream_with_and_without_its_end,
+    )];
+    let trials: Vec<Trial> = came_back.into_iter().chain(cut_short).chain(ends).collect();
     tools::main(trials)
 }
 
@@ -138,6 +143,37 @@ fn file_size_limit() {
     save_fails_and_leaves_nothing(saver, &state);
 }
 
+fn stream_with_and_without_its_end() {
+    let disk = disk_folder();
+    let (stream, state) = (disk.path().join("stream"), disk.path().join("state"));
+    let mut source = machine::stopped();
+    let uri = format!("exec:cat > {}", stream.display());
+    assert_eq!(migrate_to(&mut source, &uri), "completed");
+    source.quit();
+    let whole = fs::metadata(&stream).expect("the stream").len();
+    let save = |len: u64| {
+        let file = fs::File::options().write(true).open(&stream);
+        file.expect("opens").set_len(len).expect("cut");
+        Command::new(program::vmstate())
+            .args(args("save", &state, &["--force"]))
+            .stdin(fs::File::open(&stream).expect("opens"))
+            .output()
+            .expect("the program starts")
+    };
+    let saved = save(whole);
+    let text = String::from_utf8_lossy(&saved.stderr);
+    assert!(saved.status.success(), "{text}");
+    assert_eq!(text.lines().count(), 1, "no warning: {text}");
+    // In the description, at its header, in the devices and in the memory.
+    for len in [whole - 1, whole - 1000, whole / 2, 10 * MIB, 100_001, 50] {
+        let refused = save(len);
+        let text = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{len} of {whole}: {text}");
+        assert!(text.contains("cut off"), "{text}");
+        assert_eq!(fs::metadata(&state).expect("still there").len(), whole);
+    }
+}
+
 fn save_fails_and_leaves_nothing(saver: Wrapper, state: &Path) {
     let mut source = machine::stopped();
     migrate(&mut source, &saver); // completed or failed: QEMU does not look at the status
@@ -196,18 +232,26 @@ fn args(command: &str, state: &Path, options: &[&str]) -> Vec<String> {
 }
 
 fn migrate(source: &mut Qemu, saver: &Wrapper) -> String {
-    start_migration(source, saver);
+    migrate_to(source, &saver.uri())
+}
+
+fn migrate_to(source: &mut Qemu, uri: &str) -> String {
+    start_migration_to(source, uri);
     source
         .migration_ends()
         .unwrap_or_else(|gone| panic!("{gone}"))
 }
 
 fn start_migration(source: &mut Qemu, saver: &Wrapper) {
+    start_migration_to(source, &saver.uri());
+}
+
+fn start_migration_to(source: &mut Qemu, uri: &str) {
     // The default is 128 MiB/s, a network's share; ours is a pipe.
     let unlimited = json!({ "max-bandwidth": 1u64 << 40 });
     for (command, arguments) in [
         ("migrate-set-parameters", unlimited),
-        ("migrate", json!({ "uri": saver.uri() })),
+        ("migrate", json!({ "uri": uri })),
     ] {
         source
             .qmp(command, arguments)

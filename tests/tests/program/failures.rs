@@ -95,7 +95,7 @@ fn an_error_in_json_has_its_numbers() {
 }
 
 /// Runs the program by `sh`, for redirections.
-fn shell(folder: &std::path::Path, script: &str) -> Output {
+pub(crate) fn shell(folder: &std::path::Path, script: &str) -> Output {
     Command::new("sh")
         .args(["-c", script])
         .arg(vmstate())

@@ -2,6 +2,7 @@
 //!
 //! What needs the right to mount is in `program_mounts`; a real QEMU at the other end of the stream is in `real_machine`.
 
+mod complete;
 mod failures;
 mod images;
 mod refusals;

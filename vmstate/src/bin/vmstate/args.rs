@@ -29,12 +29,17 @@ pub(crate) enum Command {
     /// under its final name a state is complete. A file of that temporary name that nobody holds locked is what a crash left, and may be
     /// deleted. QEMU: migrate "exec:vmstate save FILE".
     ///
+    /// A pipe does not report whether its writer ended or was killed, or how much it meant to write. An empty stream and a closed stdin are
+    /// errors. A stream that begins as a QEMU migration stream must end as one: with the end of its sections and, as QEMU writes by default,
+    /// a whole description; without a description a warning is printed. Of other streams only --length can find out that they were cut.
+    ///
     /// With --name FILE is a qcow2 image, and the stream becomes the state of a new snapshot of it, as savevm's does: stream, flush,
     /// record, and until the record is there the image is as it was. The machine's disk must stand still from the last byte on.
     Save(SaveArgs),
     /// Write the state in FILE, or in a snapshot of a qcow2 image, to stdout.
     ///
-    /// The image is only read: nothing is applied. QEMU: -incoming "exec:vmstate load FILE".
+    /// The image is only read: nothing is applied. A file that becomes shorter or longer meanwhile is an error (with -U only if it becomes
+    /// shorter). A closed stdout is an error. QEMU: -incoming "exec:vmstate load FILE".
     Load(LoadArgs),
     /// List the snapshots of a qcow2 image.
     ///
@@ -147,6 +152,12 @@ pub(crate) struct SaveArgs {
     /// refused even so.
     #[arg(long)]
     pub(crate) force: bool,
+    /// The stream's length. A stream that is shorter or longer is an error, and FILE stays as it was.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) length: Option<u64>,
+    /// Save a QEMU migration stream even if its end is missing. QEMU may refuse to load it.
+    #[arg(long)]
+    pub(crate) accept_truncated: bool,
     #[command(flatten)]
     pub(crate) engine: Engine,
     #[command(flatten)]

@@ -25,9 +25,16 @@ pub(crate) fn run(args: &CheckArgs) -> Result<i32, Failure> {
             .await
             .map_err(|e| e.leaving(left))
     })?;
+    let done = match args.repair {
+        None => "no file was changed".to_owned(),
+        Some(_) => format!(
+            "the repair is over: {} errors and {} leaked clusters were repaired, {} and {} are left",
+            report.corruptions_fixed, report.leaks_fixed, report.corruptions, report.leaks
+        ),
+    };
     match args.output.json {
-        true => say::on_stdout(json!({ "check": to_json(&shown, &report) }))?,
-        false => say::on_stdout(text(&report).trim_end())?,
+        true => say::done_on_stdout(json!({ "check": to_json(&shown, &report) }), done)?,
+        false => say::done_on_stdout(text(&report).trim_end(), done)?,
     }
     if report.check_errors > 0 {
         let errors = report.check_errors;

@@ -21,9 +21,10 @@ impl Cx {
         threads: NonZeroUsize,
         command: impl AsyncFnOnce(&Cx) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let signals = Signals::install()?;
-        let context =
-            AioContext::new().map_err(|e| Failure::io("vmstate", "make a context", &e))?;
+        let nothing_done = |failure: Failure| failure.leaving("no file was changed");
+        let signals = Signals::install().map_err(nothing_done)?;
+        let context = AioContext::new()
+            .map_err(|e| nothing_done(Failure::io("vmstate", "make a context", &e)))?;
         let cx = Cx {
             handle: context.handle(),
             workers: WorkerPool::new(threads),
@@ -48,23 +49,24 @@ impl Cx {
         operation: &'static str,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        match select(pin!(work), self.signals.stopped(&self.handle)).await {
+        match select(pin!(work), self.signals.stopped()).await {
             Either::Left((result, _)) => result,
-            Either::Right((signal, _)) => Err(Failure::new(
+            Either::Right((Ok(signal), _)) => Err(Failure::new(
                 file,
                 operation,
                 format!("stopped by {signal}"),
             )),
+            Either::Right((Err(failure), _)) => Err(failure),
         }
     }
 
-    /// `work` to its end, and the signal that came meanwhile; `on_stop` is called then.
+    /// `work` to its end, and the signal that came meanwhile, or why no signal can be waited for; `on_stop` is called then.
     pub(crate) async fn until_stopped<T>(
         &self,
         work: impl Future<Output = T>,
         on_stop: impl FnOnce(),
-    ) -> (T, Option<&'static str>) {
-        match select(pin!(work), self.signals.stopped(&self.handle)).await {
+    ) -> (T, Option<Result<&'static str, Failure>>) {
+        match select(pin!(work), self.signals.stopped()).await {
             Either::Left((result, _)) => (result, None),
             Either::Right((signal, work)) => {
                 on_stop();

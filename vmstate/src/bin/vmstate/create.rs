@@ -33,12 +33,10 @@ pub(crate) fn run(args: &CreateArgs) -> Result<(), Failure> {
             "virtual-size": made,
             "data-file": data_file.as_ref().map(|path| path.display().to_string()),
         });
-        return say::on_stdout(json!({ "created": created }));
+        return say::done_on_stdout(json!({ "created": created }), "the image is complete");
     }
-    say::on_stdout(format_args!(
-        "created {}: qcow2, {made} bytes",
-        human::line(&shown)
-    ))
+    let line = format!("created {}: qcow2, {made} bytes", human::line(&shown));
+    say::done_on_stdout(line, "the image is complete")
 }
 
 /// Makes the files beside their places, and gives them their names when both are complete; the disk's length.
@@ -70,21 +68,25 @@ async fn create(
     let size = match made {
         Ok(size) => size,
         Err(failure) => {
-            if let Some(data) = &mut data {
-                // It knows whether its own temporary file was somebody else's.
-                let _ = data.failed(failure.clone());
-            }
-            return Err(target.failed(failure));
+            let Some(data) = &mut data else {
+                return Err(target.failed(failure));
+            };
+            // Each knows whether its own temporary file is another process's.
+            let of_data = data.failed(failure.clone());
+            let failure = target.failed(failure);
+            return Err(failure.also_leaving(of_data.left("the data file")));
         }
     };
-    if let Some(data) = data {
-        data.commit(cx).await?;
-    }
-    let left = match data_file {
-        Some(_) => "the data file is complete",
-        None => "nothing was written",
+    let Some(data) = data else {
+        target.commit(cx).await?;
+        return Ok(size);
     };
-    target.commit(cx).await.map_err(|e| e.leaving(left))?;
+    if let Err(failure) = data.commit(cx).await {
+        let image = format!("the image: {}", target.left_behind());
+        return Err(failure.also_leaving(image));
+    }
+    let committed = target.commit(cx).await;
+    committed.map_err(|e| e.also_leaving("the data file is complete"))?;
     Ok(size)
 }
 

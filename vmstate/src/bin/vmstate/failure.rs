@@ -87,6 +87,22 @@ impl Failure {
         self
     }
 
+    /// The same, with another sentence about what is on disk.
+    pub(crate) fn also_leaving(mut self, more: impl AsRef<str>) -> Self {
+        let more = more.as_ref();
+        self.0.on_disk = Some(match self.0.on_disk.take() {
+            Some(first) => format!("{first}; {more}"),
+            None => more.to_owned(),
+        });
+        self
+    }
+
+    /// What it leaves on disk of `file`, in words.
+    pub(crate) fn left(&self, file: &str) -> String {
+        let left = self.0.on_disk.as_deref();
+        format!("{file}: {}", left.unwrap_or("unknown"))
+    }
+
     /// True where a file that was to be made was there already: then it is somebody else's.
     pub(crate) fn found_existing(&self) -> bool {
         self.0.errno == Some(rustix::io::Errno::EXIST.raw_os_error())

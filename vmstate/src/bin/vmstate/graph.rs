@@ -7,7 +7,9 @@ use crate::magic;
 use block_core::{BlockChild, BlockNode, CacheMode, NodeBuilder, Permissions};
 use block_drivers::qcow2::{BackingFile, Qcow2Driver, Qcow2Error, Qcow2Options, Table};
 use block_drivers::{Create, DirectIo, FileDriver, FileOptions, OpenError, VmstateFileDriver};
-use std::fs::File;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -55,8 +57,18 @@ pub(crate) struct HostFile {
     pub(crate) counts: Rc<Counts>,
     /// Whether the page cache is bypassed.
     direct: DirectIo,
+    path: PathBuf,
+    /// Of the open file.
+    identity: Identity,
     /// As the user calls it.
     shown: PathBuf,
+}
+
+/// What makes a file the same file: the numbers of its device and inode.
+pub(crate) type Identity = (u64, u64);
+
+pub(crate) fn identity(found: &Metadata) -> Identity {
+    (found.dev(), found.ino())
 }
 
 impl HostFile {
@@ -85,7 +97,7 @@ impl HostFile {
         let driver = FileDriver::open(path, options)
             .await
             .map_err(|e| open_failure(shown, &e))?;
-        let direct = driver.direct();
+        let (direct, identity) = (driver.direct(), driver.identity());
         let counts = Rc::new(Counts::default());
         let node = NodeBuilder::new("file")
             .cache(cache)
@@ -99,8 +111,47 @@ impl HostFile {
             cache,
             counts,
             direct,
+            path: path.to_path_buf(),
+            identity,
             shown: shown.to_path_buf(),
         })
+    }
+
+    /// Fails if the path leads to another file than the open one by now, or to none: what is done to this file no one will find there.
+    pub(crate) async fn check_place(
+        &self,
+        cx: &Cx,
+        operation: &'static str,
+    ) -> Result<(), Failure> {
+        let path = self.path.clone();
+        let shown = self.shown.display();
+        match cx.blocking(move || fs::metadata(path)).await? {
+            Ok(found) if identity(&found) == self.identity => Ok(()),
+            Ok(_) => {
+                let why = "another file has taken its place";
+                Err(Failure::new(shown, operation, why))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let why = "it was removed or renamed meanwhile";
+                Err(Failure::new(shown, operation, why))
+            }
+            Err(error) => Err(Failure::io(shown, "stat", &error)),
+        }
+    }
+
+    /// The format of the image in the open file, if it is one.
+    pub(crate) async fn image_format(&self, cx: &Cx) -> Result<Option<&'static str>, Failure> {
+        let (path, expected) = (self.path.clone(), self.identity);
+        // Not by the node: these are no requests of the command.
+        let look = move || -> io::Result<_> {
+            let file = File::open(path)?;
+            match identity(&file.metadata()?) == expected {
+                true => magic::image_format_of(&file),
+                false => Err(io::Error::other("another file has taken its place")),
+            }
+        };
+        let found = cx.blocking(look).await?;
+        found.map_err(|e| Failure::io(self.shown.display(), "read", &e))
     }
 
     /// Takes the file's permissions for `who`.

@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::human;
 use crate::list::{look, snapshot_json};
 use crate::say;
+use crate::stdio;
 use block_drivers::qcow2::{ImageInfo, Version};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -12,13 +13,15 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
+    stdio::stdout_is_open()?;
     let info = look(args, "info")?;
     let file = args.file.display().to_string();
     let used = fs::metadata(&args.file).map(|found| found.blocks() * 512);
     let used = used.map_err(|e| Failure::io(&file, "stat", &e))?;
+    let done = "no file was changed";
     match args.output.json {
-        true => say::on_stdout(json!({ "info": to_json(&file, used, &info) })),
-        false => say::on_stdout(text(&file, used, &info).trim_end()),
+        true => say::done_on_stdout(json!({ "info": to_json(&file, used, &info) }), done),
+        false => say::done_on_stdout(text(&file, used, &info).trim_end(), done),
     }
 }
 

@@ -5,21 +5,24 @@ use crate::failure::Failure;
 use crate::graph::{HostFile, Purpose, image_failure};
 use crate::human;
 use crate::say;
+use crate::stdio;
 use block_core::SnapshotInfo;
 use block_drivers::qcow2::{self, ImageInfo};
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 
 pub(crate) fn run(args: &ListArgs) -> Result<(), Failure> {
+    stdio::stdout_is_open()?;
     let info = look(args, "list")?;
     if args.output.json {
         let list: Vec<Value> = info.snapshots.iter().map(snapshot_json).collect();
         let file = args.file.display().to_string();
-        return say::on_stdout(json!({ "list": { "file": file, "snapshots": list } }));
+        let list = json!({ "list": { "file": file, "snapshots": list } });
+        return say::done_on_stdout(list, "no file was changed");
     }
     let text = human::snapshots(&info.snapshots);
     match text.strip_suffix('\n') {
-        Some(lines) => say::on_stdout(lines),
+        Some(lines) => say::done_on_stdout(lines, "no file was changed"),
         None => Ok(()),
     }
 }

@@ -6,12 +6,11 @@ use crate::graph::{Graph, Purpose};
 use crate::magic;
 use crate::progress::Progress;
 use crate::report::{self, Transfer};
-use crate::stdio::{Done, Stdio, lost};
+use crate::stdio::{self, Done, Stdio, lost};
 use crate::streams::{STREAM_PIECE, Source};
 use aio_task::Job;
 use block_core::BlockNode;
 use std::cell::Cell;
-use std::fs::File;
 use std::time::Instant;
 
 /// Bytes handed to stdout at a time, where they are read ahead.
@@ -26,6 +25,7 @@ struct Open {
 }
 
 pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
+    stdio::stdout_is_open()?;
     let threads = args.engine.workers.saturating_add(1);
     Cx::run(threads, async |cx| {
         let shown = args.file.display().to_string();
@@ -58,7 +58,7 @@ async fn open(cx: &Cx, args: &LoadArgs) -> Result<Open, Failure> {
     let Some(name) = &args.name else {
         let graph = Graph::open_state(cx, file, file, engine, purpose).await?;
         if args.format.is_none() {
-            refuse_image(cx, args).await?;
+            refuse_image(cx, args, &graph).await?;
         }
         let source = Source::open(&graph.state, engine, args.length).await;
         let source = source.map_err(failed)?;
@@ -84,12 +84,8 @@ async fn open(cx: &Cx, args: &LoadArgs) -> Result<Open, Failure> {
 }
 
 /// A qcow2 image is no stream; who wants its bytes says so.
-async fn refuse_image(cx: &Cx, args: &LoadArgs) -> Result<(), Failure> {
-    let path = args.file.clone();
-    let format = cx
-        .blocking(move || magic::image_format_of(&File::open(path)?))
-        .await?
-        .map_err(|e| Failure::io(args.file.display(), "read", &e))?;
+async fn refuse_image(cx: &Cx, args: &LoadArgs, graph: &Graph) -> Result<(), Failure> {
+    let format = graph.file.image_format(cx).await?;
     if format == Some(magic::QCOW2) {
         let why = "it is a qcow2 image: --name says which snapshot's state; --format raw-state reads it as it is";
         return Err(Failure::new(args.file.display(), "load", why));
@@ -106,13 +102,41 @@ async fn load(args: &LoadArgs, open: Open, counter: &Cell<u64>) -> Result<Transf
     let start = Instant::now();
     let (bytes, pieces) = pump(args, &mut source, counter).await?;
     let seconds = start.elapsed().as_secs_f64();
+    if view.is_none() {
+        check_length(args, &graph, &source).await?;
+    }
     drop(source);
+    let closed = close(args, &graph, view).await;
+    closed.map_err(|e| {
+        e.leaving(format!(
+            "no file was changed; all {bytes} bytes of the state were written to stdout"
+        ))
+    })?;
+    Ok(Transfer::new(&graph, bytes, pieces, seconds))
+}
+
+/// A file that was written meanwhile is no state that was complete when it was opened.
+async fn check_length(args: &LoadArgs, graph: &Graph, source: &Source) -> Result<(), Failure> {
+    // A file that has become shorter is an error of its own.
+    let length = graph.state.vmstate_length().await;
+    let length = length.map_err(|e| Failure::block(args.file.display(), &e))?;
+    let grew = length.is_some_and(|length| length > source.len());
+    if grew && args.length.is_none() && !args.force_share {
+        let why = format!(
+            "the file has become longer: it had {} bytes, and what was loaded is not all of it",
+            source.len()
+        );
+        return Err(Failure::new(args.file.display(), "load", why));
+    }
+    Ok(())
+}
+
+async fn close(args: &LoadArgs, graph: &Graph, view: Option<BlockNode>) -> Result<(), Failure> {
     if let Some(view) = view {
         let closed = view.close().await;
         closed.map_err(|e| Failure::block(args.file.display(), &e))?;
     }
-    graph.close().await?;
-    Ok(Transfer::new(&graph, bytes, pieces, seconds))
+    graph.close().await
 }
 
 /// Writes the whole state to stdout; bytes and pieces. The next piece is read while one is being written.

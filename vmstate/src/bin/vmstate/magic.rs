@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 /// How many bytes of a file are needed to tell.
-const NEEDED: usize = 33 * 1024;
+pub(crate) const NEEDED: usize = 33 * 1024;
 
 /// What [`image_format`] calls an image that a snapshot can be saved into.
 pub(crate) const QCOW2: &str = "qcow2";
@@ -46,7 +46,7 @@ pub(crate) fn image_format_of(file: &File) -> io::Result<Option<&'static str>> {
 }
 
 /// The format of the image that starts with `start`, if it is one.
-fn image_format(start: &[u8]) -> Option<&'static str> {
+pub(crate) fn image_format(start: &[u8]) -> Option<&'static str> {
     let known = MAGICS
         .iter()
         .find(|(_, at, magic)| start.get(*at..at + magic.len()) == Some(magic));

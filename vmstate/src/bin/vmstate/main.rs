@@ -17,12 +17,14 @@ mod failure;
 mod graph;
 mod human;
 mod info;
+mod json_text;
 mod list;
 mod load;
 mod magic;
 mod measure;
 mod pieces;
 mod progress;
+mod qemu_stream;
 mod real;
 mod replay;
 mod report;
@@ -78,11 +80,13 @@ fn main() {
 
 /// Prints what clap says (help and version come this way too) and ends the program.
 fn wrong_usage(error: &clap::Error) -> ! {
-    let _ = error.print();
+    let printed = error.print().is_ok();
     let checks = std::env::args_os().nth(1).is_some_and(|arg| arg == "check");
     exit(match error.exit_code() {
         // Of a check 2 tells corruptions; qemu-img says 1 too.
         2 if checks => 1,
+        // Help or the version, which did not arrive.
+        0 if !printed => 1,
         status => status,
     })
 }

@@ -4,9 +4,10 @@ use crate::context::Cx;
 use crate::failure::Failure;
 use crate::graph::{AS_IT_WAS, Graph, Purpose};
 use crate::progress::Progress;
+use crate::qemu_stream::{Ending, StreamEnd};
 use crate::report::{self, Transfer};
 use crate::say;
-use crate::stdio::{Stdio, Until, lost};
+use crate::stdio::{self, Stdio, Until, lost};
 use crate::streams::{STREAM_PIECE, Sink};
 use crate::target::{Making, Target};
 use block_core::{BlockError, Cause, NewSnapshot};
@@ -18,6 +19,7 @@ use std::time::{Instant, SystemTime};
 const READ: usize = 1 << 20;
 
 pub(crate) fn run(args: &SaveArgs) -> Result<(), Failure> {
+    stdio::stdin_is_open().map_err(|e| e.leaving("nothing was written"))?;
     // A worker more than requests in flight: closing and renaming wait for nobody.
     let threads = args.engine.workers.saturating_add(1);
     Cx::run(threads, async |cx| match &args.name {
@@ -51,23 +53,28 @@ async fn into_file(cx: &Cx, args: &SaveArgs) -> Result<(), Failure> {
     let saved = cx.unless_stopped(&shown, "save", work).await;
     drop(progress);
     // From here on no signal stops it: the state is durable, and gets its name.
-    let transfer = saved.map_err(|e| target.failed(e))?;
+    let (transfer, doubt) = saved.map_err(|e| target.failed(e))?;
     target.commit(cx).await?;
+    warn(args, doubt);
     report::transfer("saved", &shown, None, &transfer, args.output);
     Ok(())
 }
 
-async fn save(args: &SaveArgs, graph: &Graph, progress: &Progress) -> Result<Transfer, Failure> {
+async fn save(
+    args: &SaveArgs,
+    graph: &Graph,
+    progress: &Progress,
+) -> Result<(Transfer, Option<Doubt>), Failure> {
     let start = Instant::now();
     let failed = |error| Failure::block(args.file.display(), &error);
     let mut sink = Sink::begin(&graph.state, &args.engine).map_err(failed)?;
     let counter = progress.counter();
-    let pieces = pump(args, &mut sink, &counter).await?;
+    let (pieces, doubt) = pump(args, &mut sink, &counter).await?;
     let bytes = sink.finish().await.map_err(failed)?;
     graph.flush().await?;
     let seconds = start.elapsed().as_secs_f64();
     graph.close().await?;
-    Ok(Transfer::new(graph, bytes, pieces, seconds))
+    Ok((Transfer::new(graph, bytes, pieces, seconds), doubt))
 }
 
 async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failure> {
@@ -84,9 +91,10 @@ async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failu
         say::on_stderr(json!({ "started": started }));
     }
     let saved = save_named(cx, args, name, &graph).await;
+    let place = graph.file.check_place(cx, "save").await;
     // Whatever happened: what the failed save has written is freed, at the latest now.
     let closed = graph.close().await;
-    let (bytes, pieces, seconds) = match (saved, closed) {
+    let (bytes, pieces, seconds, doubt) = match (saved, closed) {
         (Ok(saved), Ok(())) => saved,
         (Ok(_), Err(failure)) => {
             let left = "the snapshot is complete; clusters that nothing uses may be left, which check --repair leaks frees";
@@ -95,7 +103,12 @@ async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failu
         (Err(failure), Ok(())) => return Err(failure.leaving(AS_IT_WAS)),
         (Err(failure), Err(_)) => return Err(failure.leaving(leaked())),
     };
+    // Once more: the record may have gone into a file that no longer has the name.
+    place.map_err(|e| {
+        e.leaving("the snapshot is complete in the file that was opened, which is not the one of that name")
+    })?;
     let transfer = Transfer::new(&graph, bytes, pieces, seconds);
+    warn(args, doubt);
     report::transfer("saved", &shown, Some(name), &transfer, args.output);
     Ok(())
 }
@@ -106,13 +119,13 @@ fn leaked() -> String {
     )
 }
 
-/// From the first byte to the record; bytes, pieces and seconds. A signal stops it as long as there is no record.
+/// From the first byte to the record; bytes, pieces, seconds, and what is in doubt. A signal stops it as long as there is no record.
 async fn save_named(
     cx: &Cx,
     args: &SaveArgs,
     name: &str,
     graph: &Graph,
-) -> Result<(u64, u64, f64), Failure> {
+) -> Result<(u64, u64, f64, Option<Doubt>), Failure> {
     let shown = args.file.display().to_string();
     let start = Instant::now();
     let failed = |error: BlockError| match &error.cause {
@@ -139,16 +152,15 @@ async fn save_named(
         let work = cx.beside(work, progress.run(&cx.handle));
         cx.unless_stopped(&shown, "save", work).await
     };
-    let pieces = match pumped {
-        Ok(pieces) if pieces > 0 => pieces,
-        // Recorded it would be a snapshot of the disk alone.
-        Ok(_) => {
-            let empty = Failure::new("stdin", "read", "it is empty: there is no state");
-            return Err(match sink.cancel().await {
-                Ok(()) => empty,
-                Err(_) => empty.leaving(leaked()),
-            });
+    let pumped = match pumped {
+        Ok(pumped) => {
+            let place = graph.file.check_place(cx, "save").await;
+            place.map(|()| pumped)
         }
+        failed => failed,
+    };
+    let (pieces, doubt) = match pumped {
+        Ok(pumped) => pumped,
         Err(failure) => {
             return Err(match sink.cancel().await {
                 Ok(()) => failure,
@@ -165,7 +177,10 @@ async fn save_named(
     let bytes = match commit.await {
         (Ok(bytes), _) => bytes,
         (Err(error), Some(signal)) => {
-            let mut stopped = Failure::new(&shown, "save", format!("stopped by {signal}"));
+            let mut stopped = match signal {
+                Ok(signal) => Failure::new(&shown, "save", format!("stopped by {signal}")),
+                Err(failure) => failure,
+            };
             if matches!(error.cause, Cause::Leaked { .. }) {
                 stopped = stopped.leaving(leaked());
             }
@@ -173,11 +188,38 @@ async fn save_named(
         }
         (Err(error), None) => return Err(failed(error)),
     };
-    Ok((bytes, pieces, start.elapsed().as_secs_f64()))
+    Ok((bytes, pieces, start.elapsed().as_secs_f64(), doubt))
 }
 
-/// Writes stdin to `sink` until it ends; the number of pieces. The next piece is read while one is being written.
-async fn pump(args: &SaveArgs, sink: &mut Sink, counter: &Cell<u64>) -> Result<u64, Failure> {
+/// What is not known of a stream that was saved.
+#[derive(Clone, Copy, Debug)]
+enum Doubt {
+    /// A QEMU stream without a description.
+    NoDescription,
+    /// A QEMU stream without its end, which was to be saved all the same.
+    Cut,
+}
+
+fn warn(args: &SaveArgs, doubt: Option<Doubt>) {
+    let text = match doubt {
+        None => return,
+        Some(Doubt::NoDescription) => {
+            "the QEMU migration stream ends without a description, so it cannot be checked that it is complete"
+        }
+        Some(Doubt::Cut) => "the QEMU migration stream has no end: it was cut off",
+    };
+    say::warning("stdin", text, args.output.json);
+}
+
+/// Writes stdin to `sink` until it ends; the number of pieces, and what is in doubt. The next piece is read while one is being written.
+///
+/// # Errors
+/// Those of stdin and of the sink; and what shows that the stream is not complete.
+async fn pump(
+    args: &SaveArgs,
+    sink: &mut Sink,
+    counter: &Cell<u64>,
+) -> Result<(u64, Option<Doubt>), Failure> {
     let (size, until) = match args.engine.unbuffered {
         true => (STREAM_PIECE, Until::Full),
         false => (READ, Until::Idle),
@@ -186,21 +228,52 @@ async fn pump(args: &SaveArgs, sink: &mut Sink, counter: &Cell<u64>) -> Result<u
     let mut reading = stdio.read(vec![0; size], until);
     let mut spare = vec![0; size];
     let (mut at, mut pieces) = (0, 0);
+    let mut end = StreamEnd::default();
     loop {
         let (buffer, result) = reading.await.map_err(|e| lost("stdin", &e))?;
         let filled = result.map_err(|e| Failure::io("stdin", "read", &e).at(at, size as u64))?;
         let next = (!filled.ended).then(|| stdio.read(spare, until));
         if filled.len > 0 {
-            sink.write(at, &buffer[..filled.len])
+            let piece = &buffer[..filled.len];
+            end.see(piece);
+            sink.write(at, piece)
                 .await
                 .map_err(|e| Failure::block(args.file.display(), &e))?;
             at += filled.len as u64;
             pieces += 1;
             counter.set(at);
         }
+        if let Some(length) = args.length.filter(|length| at > *length) {
+            let why = format!("the stream is longer than the {length} bytes of --length");
+            return Err(Failure::new("stdin", "read", why));
+        }
         match next {
             Some(next) => (reading, spare) = (next, buffer),
-            None => return Ok(pieces),
+            None => break,
         }
+    }
+    let doubt = check_end(args, at, &end)?;
+    Ok((pieces, doubt))
+}
+
+/// A stream of `len` bytes has ended: whether it is complete, as far as that can be known.
+fn check_end(args: &SaveArgs, len: u64, end: &StreamEnd) -> Result<Option<Doubt>, Failure> {
+    let incomplete = |why: String| Err(Failure::new("stdin", "read", why));
+    if len == 0 {
+        // In an image it would be a snapshot of the disk alone.
+        return incomplete("it is empty: there is no state".to_owned());
+    }
+    if let Some(length) = args.length.filter(|length| len < *length) {
+        return incomplete(format!(
+            "the stream ended after {len} of the {length} bytes of --length"
+        ));
+    }
+    match end.ending() {
+        Ending::Unknown | Ending::Complete => Ok(None),
+        Ending::WithoutDescription => Ok(Some(Doubt::NoDescription)),
+        Ending::Cut if args.accept_truncated => Ok(Some(Doubt::Cut)),
+        Ending::Cut => incomplete(format!(
+            "the QEMU migration stream was cut off: it ends after {len} bytes, without the end that QEMU writes; --accept-truncated saves it"
+        )),
     }
 }

@@ -9,6 +9,19 @@ pub(crate) fn on_stderr(line: impl Display) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
+/// A line on stdout of a command that has done its work: if it cannot be printed, the failure says what is `done`.
+pub(crate) fn done_on_stdout(line: impl Display, done: impl Into<String>) -> Result<(), Failure> {
+    on_stdout(line).map_err(|e| e.leaving(done))
+}
+
+/// A warning on stderr: about `file`, in words.
+pub(crate) fn warning(file: &str, text: &str, json: bool) {
+    match json {
+        true => on_stderr(serde_json::json!({ "warning": { "file": file, "cause": text } })),
+        false => on_stderr(format_args!("vmstate: warning: {file}: {text}")),
+    }
+}
+
 /// A line on stdout.
 pub(crate) fn on_stdout(line: impl Display) -> Result<(), Failure> {
     let mut stdout = std::io::stdout();

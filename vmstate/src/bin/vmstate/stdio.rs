@@ -2,10 +2,12 @@
 use crate::failure::Failure;
 use aio_task::{Job, JobError, WorkerPool};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::fcntl_setpipe_size;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
 
 /// What the pipes are enlarged to, as far as the system lets us: each change of hands costs a wake-up on both sides.
 const PIPE_BYTES: usize = 1 << 20;
@@ -63,6 +65,40 @@ impl Stdio {
             (buffer, result)
         })
     }
+}
+
+/// Fails if stdin was closed when the program was started.
+pub(crate) fn stdin_is_open() -> Result<(), Failure> {
+    match was_closed(rustix::stdio::stdin()) {
+        true => Err(Failure::new("stdin", "read", "it is closed")),
+        false => Ok(()),
+    }
+}
+
+/// Fails if stdout was closed when the program was started. For commands whose output is what they are for.
+pub(crate) fn stdout_is_open() -> Result<(), Failure> {
+    if !was_closed(rustix::stdio::stdout()) {
+        return Ok(());
+    }
+    let why = "it is closed, or it is /dev/null opened for reading and writing, which looks the same (>/dev/null does not)";
+    Err(Failure::new("stdout", "write", why).leaving("no file was changed"))
+}
+
+/// Whether a standard stream was closed when the program was started.
+///
+/// Rust's runtime opens /dev/null for it before `main`, for reading and writing. A redirection (`</dev/null`, `>/dev/null`) opens it one
+/// way only. Some programs (Python's `DEVNULL`, daemons) open it both ways, which cannot be told from the runtime's.
+fn was_closed(stream: BorrowedFd<'_>) -> bool {
+    let Ok(flags) = rustix::fs::fcntl_getfl(stream) else {
+        return true;
+    };
+    let Ok(found) = rustix::fs::fstat(stream) else {
+        return true;
+    };
+    let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
+    flags & OFlags::RWMODE == OFlags::RDWR
+        && kind == rustix::fs::FileType::CharacterDevice
+        && found.st_rdev == rustix::fs::makedev(1, 3)
 }
 
 /// What a lost worker means to the user.

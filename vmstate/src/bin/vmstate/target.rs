@@ -8,9 +8,9 @@
 //! ```
 use crate::context::Cx;
 use crate::failure::Failure;
-use crate::graph;
+use crate::graph::{self, Identity, identity};
 use crate::magic;
-use block_core::BlockDriver;
+use block_core::{BlockDriver, BlockError, DiskOffset, IoBuf, Op, ReadVector};
 use block_drivers::{FileDriver, FileOptions};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -19,7 +19,7 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// Longest name of a file on Linux, in bytes.
@@ -54,9 +54,6 @@ pub(crate) struct Temporary {
     /// Cleared when the file has become something else.
     armed: bool,
 }
-
-/// What makes a file the same file.
-type Identity = (u64, u64);
 
 impl Target {
     /// Looks at FILE and refuses what must not be written or replaced. Nothing is created yet.
@@ -115,46 +112,62 @@ impl Target {
     /// The failure of a command that was to write the temporary file, with what it leaves on disk.
     pub(crate) fn failed(&mut self, failure: Failure) -> Failure {
         if failure.found_existing() {
-            // Not made by us: somebody in another PID namespace is writing it.
+            // Not made by us: a process in another PID namespace is writing it.
             self.temporary.armed = false;
             return failure.leaving("nothing was written");
         }
-        failure.leaving(self.left_behind())
+        let left = self.left_behind();
+        failure.leaving(left)
     }
 
-    fn left_behind(&self) -> String {
-        match self.existing {
-            Some(_) => "the file is as it was, the temporary file was removed".to_owned(),
-            None => "there is no such file, the temporary file was removed".to_owned(),
+    /// Removes the temporary file; what is on disk then, as it is found there.
+    pub(crate) fn left_behind(&mut self) -> String {
+        let found = fs::metadata(&self.file).map(|found| identity(&found));
+        let file = match (&self.existing, found) {
+            (Some((_, checked)), Ok(found)) if found == *checked => "the file is as it was",
+            (Some(_), Ok(_)) => "another file has taken the place of the old one",
+            (Some(_), Err(_)) => "the old file is no longer there",
+            (None, Ok(_)) => "a file of that name has appeared and is as it was",
+            (None, Err(_)) => "there is no such file",
+        };
+        match self.temporary.remove() {
+            Ok(true) => format!("{file}, the temporary file was removed"),
+            Ok(false) => file.to_owned(),
+            Err(error) => {
+                let temporary = self.temporary.path.display();
+                format!("{file}, the temporary file {temporary} could not be removed: {error}")
+            }
         }
     }
 
     /// Gives the temporary file, which is complete and durable, its final name. If that fails it is removed.
     pub(crate) async fn commit(mut self, cx: &Cx) -> Result<(), Failure> {
-        let identity = self.existing.as_ref().map(|(_, identity)| *identity);
+        let checked = self.existing.as_ref().map(|(_, identity)| *identity);
         let (from, to) = (self.temporary.path.clone(), self.file.clone());
         let shown = self.shown.display().to_string();
-        cx.blocking(move || rename(&from, &to, identity))
-            .await?
-            .map_err(|e| {
-                let left = match (e.kind(), identity) {
-                    (io::ErrorKind::AlreadyExists, None) => {
-                        "a file of that name has appeared and is as it was, the temporary file was removed".to_owned()
-                    }
-                    _ => self.left_behind(),
-                };
-                Failure::io(&shown, "rename the temporary file", &e).leaving(left)
-            })?;
+        let renamed = cx.blocking(move || rename(&from, &to, checked)).await;
+        let renamed = renamed.and_then(|result| {
+            result.map_err(|e| Failure::io(&shown, "rename the temporary file", &e))
+        });
+        let second_name = match renamed {
+            Ok(second_name) => second_name,
+            Err(failure) => return Err(failure.leaving(self.left_behind())),
+        };
         self.temporary.armed = false;
         let directory = self.directory.clone();
-        cx.blocking(move || sync_directory(&directory))
-            .await?
-            .map_err(|e| {
-                Failure::io(&shown, "sync the directory", &e)
-                    .leaving("the file is complete, but a crash may undo its new name")
-            })?;
+        let synced = cx.blocking(move || sync_directory(&directory)).await;
+        synced
+            .and_then(|result| result.map_err(|e| Failure::io(&shown, "sync the directory", &e)))
+            .map_err(|e| e.leaving("the file is complete, but a crash may undo its new name"))?;
+        if let Some(error) = second_name {
+            let left = format!(
+                "the file is complete, and has a second name: {}",
+                self.temporary.path.display()
+            );
+            return Err(Failure::io(&shown, "remove the temporary file", &error).leaving(left));
+        }
         if let Some((driver, _)) = self.existing.take() {
-            // It has no name any more: all that can be lost is its lock.
+            // It no longer has a name: all that can be lost is its lock.
             let _ = driver.close().await;
         }
         Ok(())
@@ -166,11 +179,12 @@ impl Temporary {
         Self { path, armed: true }
     }
 
-    /// Removes the file now, and again later if somebody makes it anew.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    /// Removes the file now, and again later if it is made anew. Returns false if there is none.
+    pub(crate) fn remove(&self) -> io::Result<bool> {
         match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -291,15 +305,9 @@ async fn check_existing(
     let driver = FileDriver::open(file, options)
         .await
         .map_err(|e| graph::open_failure(shown, &e))?;
-    let path = file.to_path_buf();
-    let (format, identity) = cx
-        .blocking(move || -> io::Result<_> {
-            let file = File::open(path)?;
-            let format = magic::image_format_of(&file)?;
-            Ok((format, identity(&file.metadata()?)))
-        })
-        .await?
-        .map_err(|e| Failure::io(shown.display(), "read", &e))?;
+    // Through the descriptor that is locked: the path may lead to another file by now.
+    let format = image_format(&driver).await;
+    let format = format.map_err(|e| Failure::block(shown.display(), &e))?;
     match (format, making) {
         (Some(magic::QCOW2), Making::State) => {
             let why = "it is a disk image (qcow2); a state goes into it with save --name";
@@ -311,11 +319,22 @@ async fn check_existing(
     if !force {
         return Err(refused("it exists; --force replaces it".to_owned()));
     }
+    let identity = driver.identity();
     Ok((driver, identity))
 }
 
-fn identity(found: &Metadata) -> Identity {
-    (found.dev(), found.ino())
+/// The format of the image in an open file, if it is one.
+async fn image_format(driver: &FileDriver) -> Result<Option<&'static str>, BlockError> {
+    let len = driver.length().await?.min(magic::NEEDED as u64) as usize;
+    if len == 0 {
+        return Ok(None);
+    }
+    let memory = IoBuf::zeroed(len, 1);
+    let memory = memory.map_err(|e| BlockError::out_of_memory(Op::Read, DiskOffset(0), e))?;
+    let (read, result) = driver.preadv(DiskOffset(0), ReadVector::from(memory)).await;
+    result?;
+    let start = read.into_parts();
+    Ok(start.first().and_then(|start| magic::image_format(start)))
 }
 
 /// A temporary name that is free: a process with our number may have crashed before.
@@ -350,21 +369,23 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Renames `from` to `to`. With `replaces`, the file there must still be that one; without, there must be none.
-fn rename(from: &Path, to: &Path, replaces: Option<Identity>) -> io::Result<()> {
+/// Renames `from` to `to`. With `replaces`, the file there must still be that one; without, there must be none. Returns why `from` is
+/// still there as a second name of the file, if it is.
+fn rename(from: &Path, to: &Path, replaces: Option<Identity>) -> io::Result<Option<io::Error>> {
     let Some(checked) = replaces else {
         return match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             // A file system without the flag: a link is as exclusive.
             Err(Errno::INVAL | Errno::NOSYS) => {
-                fs::hard_link(from, to).and_then(|()| fs::remove_file(from))
+                fs::hard_link(from, to)?;
+                Ok(fs::remove_file(from).err())
             }
-            result => Ok(result?),
+            result => Ok(result.map(|()| None)?),
         };
     };
     if identity(&fs::metadata(to)?) != checked {
         return Err(io::Error::other("another file has taken its place"));
     }
-    fs::rename(from, to)
+    fs::rename(from, to).map(|()| None)
 }
 
 #[cfg(test)]
