@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Output;
 
 use crate::build::clean;
+use crate::suite;
 use crate::table::GATE_BOUND;
 
 /// Runs all, prints a line for each bug, and returns what was not as it must be.
@@ -42,9 +43,9 @@ fn caught(runner: &Path, bug: &str, report: &str) -> Result<Result<u64, String>,
             .parse()
             .ok()
     });
-    Ok(match execution {
-        Some(execution) if said.contains(report) => Ok(execution),
-        _ => Err(format!("fails, but not by a {report:?}\n{said}")),
+    Ok(match (suite::report(wrong.status, &said), execution) {
+        (Ok(found), Some(execution)) if found.to_string() == report => Ok(execution),
+        (found, _) => Err(format!("fails by {found:?}, not by a {report:?}\n{said}")),
     })
 }
 

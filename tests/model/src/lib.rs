@@ -10,6 +10,7 @@
 //! | [`properties`] | always | what the models must cover, numbered |
 //! | [`faults`] | always | deliberate faults of the production code, and who must notice each |
 //! | [`suite`] | always | runs models, one process each |
+//! | [`self_test`] | always | two models that must fail, so that a gate that sees nothing is red |
 //! | [`bugs`] | always | runs the litmus set over implementations with a known bug, which must be caught |
 //! | `check` | under loom | how one model is explored |
 //! | `models` | under loom | the models |
@@ -27,5 +28,6 @@ pub mod litmus;
 #[cfg(loom)]
 pub mod models;
 pub mod properties;
+pub mod self_test;
 pub mod suite;
 pub mod table;

@@ -7,6 +7,7 @@ use model::bugs;
 use model::build::{self, build, folder};
 use model::faults::idle_models;
 use model::properties::PROPERTIES;
+use model::self_test;
 use model::suite::{End, Job, Outcome, PARALLEL, list, run, run_all, show};
 use model::table::{self, Counts, DEEP_BOUND, DEEP_SECONDS, GATE_BOUND, GATE_SECONDS, floor};
 
@@ -62,7 +63,9 @@ fn check(bound: usize, seconds: f64, names: &[&str]) -> Result<bool> {
     let table = table::read(&folder())?;
     let runner = runner()?;
     let models = list(&runner)?;
-    let mut failed = complaints(&models, &table);
+    let mut failed = build::outdated(&folder());
+    failed.extend(complaints(&models, &table));
+    failed.extend(self_test::blind(&runner)?);
     if names.is_empty() {
         failed.extend(uncovered(&models));
         let all: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
@@ -152,15 +155,16 @@ fn show_outcome(outcome: &Outcome, width: usize) {
     }
     match outcome.end {
         End::Passed => {}
-        End::Failed => println!("{:width$} FAILED", outcome.name),
+        End::Failed(_) | End::NoVerdict(_) => println!("{:width$} FAILED", outcome.name),
         End::OutOfTime => println!("{:width$} OUT OF TIME", outcome.name),
     }
 }
 
 /// Why a model is red.
 fn verdict(outcome: &Outcome, counts: &Counts) -> Option<String> {
-    match outcome.end {
-        End::Failed => return Some("failed".into()),
+    match &outcome.end {
+        End::Failed(report) => return Some(format!("failed: {report}")),
+        End::NoVerdict(why) => return Some(format!("failed: {why}")),
         End::OutOfTime => return Some("did not end in time".into()),
         End::Passed => {}
     }

@@ -4,6 +4,7 @@
 //! `run NAME BOUND...`: looks whether loom sees what it must, and says `begins`; then explores the model with at most so many preemptions,
 //! or `all`; a line per bound, `explored`, bound, interleavings, seconds, between tabs. A failure ends the process with another code than 0.
 //! `run --litmus`: a line per bug of the litmus set. `run --litmus BUG right|wrong BOUND`: its model over the toy without it or with it.
+//! `run --self-test NAME BOUND`: a model that must fail.
 //! `run NAME BOUND --store FILE N`, `run NAME BOUND --trace FILE`: the two steps of a replay.
 
 #[cfg(loom)]
@@ -21,6 +22,16 @@ fn main() {
     }
     if name == "--litmus" {
         return litmus(arguments.collect());
+    }
+    if name == "--self-test" {
+        let name = arguments.next().unwrap_or_default();
+        let body = model::self_test::body(name).expect("a self-test");
+        let limits = Limits {
+            preemptions: arguments.next().and_then(|bound| bound.parse().ok()),
+            ..Limits::default()
+        };
+        explore(&limits, body);
+        return;
     }
     let Some(model) = model::models::all().find(|model| model.name == name) else {
         eprintln!("no model is called {name}");

@@ -1,12 +1,15 @@
 //! `cargo mutate`: applies one deliberate fault after the other to a copy of the sources, and runs the models that must notice.
 //!
+//! The copy is built as the gate builds it. Before the first fault, every model that a fault names is run on the sources as they are,
+//! and must pass. A model notices a fault by a report of loom or by a panic of its own; any other end is no verdict, and red.
+//!
 //! `cargo mutate [PART...]`: all faults, or those whose name contains one of the parts. A fault that no named model notices is red, and
 //! so is one whose place in the source is not found, and a model that no fault names and nothing excuses.
 //! `cargo mutate [PART...] --models NAME...`: which of these faults the models of these names notice, whoever is named with them. It
 //! shows what a new model is good for.
 mod workshop; // a copy of the sources to break
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
@@ -14,9 +17,10 @@ use std::time::Instant;
 
 use model::build::folder;
 use model::faults::{Fault, Killer, all, idle_models};
-use model::table;
+use model::suite::{End, list, run_all};
+use model::table::{self, Counts, floor};
 
-use workshop::Workshop;
+use workshop::{Workshop, job};
 
 /// Two copies of the sources, two builds.
 const PARALLEL: usize = 2;
@@ -37,11 +41,27 @@ fn main() -> ExitCode {
         parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()))
     };
     let faults: Vec<&Fault> = all().filter(|fault| chosen(fault.name, &parts)).collect();
+    let named: Vec<&str> = match &models {
+        Some(names) => known
+            .iter()
+            .copied()
+            .filter(|name| chosen(name, names))
+            .collect(),
+        None => named_by(&faults),
+    };
+    let failing = match unmutated(&named, &table) {
+        Ok(failing) => failing,
+        Err(e) => vec![e],
+    };
+    for complaint in &failing {
+        println!("red: {complaint}");
+    }
     let good = match models {
-        Some(names) => {
-            let models = known.into_iter().filter(|name| chosen(name, &names));
-            survey(faults, &models.collect::<Vec<_>>())
+        _ if !failing.is_empty() => {
+            println!("0 passed, {} failed", failing.len());
+            false
         }
+        Some(_) => survey(faults, &named),
         None => check(faults, &known),
     };
     match good {
@@ -52,9 +72,65 @@ fn main() -> ExitCode {
 
 type Result<T> = std::result::Result<T, String>;
 
+/// The models that these faults name, each once.
+fn named_by(faults: &[&Fault]) -> Vec<&'static str> {
+    let named: BTreeSet<&str> = faults
+        .iter()
+        .flat_map(|fault| match fault.killer {
+            Killer::Models(models)
+            | Killer::Nobody {
+                watched: models, ..
+            } => models,
+            Killer::Gate { .. } => &[],
+        })
+        .copied()
+        .collect();
+    named.into_iter().collect()
+}
+
+/// Runs models on the sources as they are, in the binaries that the faults are put into, and tells which of them do not pass.
+fn unmutated(names: &[&str], table: &BTreeMap<String, Counts>) -> Result<Vec<String>> {
+    let start = Instant::now();
+    let workshop = Workshop::new(0)?;
+    let mut left: Vec<&str> = names.to_vec();
+    let mut complaints = Vec::new();
+    for features in ["", "disk"] {
+        let runner = workshop.build_with(features)?;
+        let list = list(&runner)?;
+        let (here, later) = left
+            .into_iter()
+            .partition(|name| list.iter().any(|(model, _)| model == name));
+        left = later;
+        let here: Vec<&str> = here;
+        let outcomes = run_all(&runner, here.into_iter().map(job).collect(), |_| {});
+        for outcome in outcomes {
+            let least = floor(table.get(&outcome.name).map_or(0, |counts| counts.gate));
+            match (&outcome.end, &outcome.explored[..]) {
+                (End::Passed, [(_, explored, _)]) if *explored >= least => {}
+                (End::Passed, explored) => complaints.push(format!(
+                    "{} explored {explored:?} without a fault, its floor is {least}",
+                    outcome.name
+                )),
+                (end, _) => complaints.push(format!(
+                    "{} does not pass without a fault: {end:?}\n{}",
+                    outcome.name, outcome.output
+                )),
+            }
+        }
+    }
+    complaints.extend(left.iter().map(|name| format!("{name} is no model")));
+    println!(
+        "{} models were run without a fault, {} failed, in {:.0} s",
+        names.len(),
+        complaints.len(),
+        start.elapsed().as_secs_f64()
+    );
+    Ok(complaints)
+}
+
 /// What became of one fault.
 enum Fate {
-    /// All named models failed, this one first.
+    /// All named models failed, each with its report.
     Killed(String),
     /// Nobody should notice, and nobody did.
     Equivalent,
@@ -111,21 +187,27 @@ fn judge(workshop: &Workshop, fault: &Fault) -> Result<Fate> {
         Killer::Models(models) => {
             // Each named model must notice: one that does not is named in vain.
             let runner = workshop.build(models)?;
+            let mut by = Vec::new();
             for name in models {
-                if let Err(why) = workshop.fails(&runner, name) {
-                    return Ok(Fate::Survived(format!("{name} {why}")));
+                match workshop.fails(&runner, name) {
+                    Ok(report) => by.push(format!("{name} ({report})")),
+                    Err(why) => return Ok(Fate::Survived(format!("{name} {why}"))),
                 }
             }
-            Ok(match models.first() {
-                Some(name) => Fate::Killed((*name).into()),
-                None => Fate::Survived("no model is named".into()),
+            Ok(match by.is_empty() {
+                false => Fate::Killed(by.join(", ")),
+                true => Fate::Survived("no model is named".into()),
             })
         }
         Killer::Nobody { watched, .. } => {
             let runner = workshop.build(watched)?;
             for name in watched {
-                if workshop.fails(&runner, name).is_ok() {
-                    return Err(format!("{name} notices it: it is not equivalent"));
+                match workshop.fails(&runner, name) {
+                    Err(passes) if passes == "passes" => {}
+                    Err(why) => return Err(format!("{name} {why}")),
+                    Ok(report) => {
+                        return Err(format!("{name} notices it ({report}): not equivalent"));
+                    }
                 }
             }
             Ok(Fate::Equivalent)

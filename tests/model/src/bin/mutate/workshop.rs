@@ -3,9 +3,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::build::{build_quickly, clean, folder};
+use model::build::{build, cargo, folder};
 use model::faults::Fault;
-use model::suite::{End, Job, list, run};
+use model::suite::{End, Job, Report, list, run};
 use model::table::GATE_BOUND;
 
 /// What is copied: the models, and the crates they need.
@@ -83,10 +83,8 @@ impl Workshop {
 
     /// A runner that has these models, built without the disk's where that is enough.
     pub(crate) fn build(&self, models: &[&str]) -> Result<PathBuf, String> {
-        let models_folder = self.tree.join("tests/model");
         for features in ["", "disk"] {
-            let runner = build_quickly(&models_folder, &self.target(), features)
-                .map_err(|e| format!("does not compile:\n{e}"))?;
+            let runner = self.build_with(features)?;
             let list = list(&runner)?;
             if models
                 .iter()
@@ -98,38 +96,45 @@ impl Workshop {
         Err(format!("not all of these are models: {models:?}"))
     }
 
-    /// `Err` says how a model did not fail.
-    pub(crate) fn fails(&self, runner: &Path, name: &str) -> Result<(), &'static str> {
-        let job = Job {
-            name: name.into(),
-            bounds: vec![Some(GATE_BOUND)],
-            limit: Duration::from_secs(60),
-        };
-        let outcome = run(runner, &job);
-        match outcome.end {
-            End::Failed if outcome.failed() => Ok(()),
-            End::Failed => Err("does not begin, which is no verdict"),
-            End::Passed => Err("passes"),
-            End::OutOfTime => Err("does not end, which is no verdict"),
+    /// A runner with these features.
+    pub(crate) fn build_with(&self, features: &str) -> Result<PathBuf, String> {
+        build(&self.tree.join("tests/model"), &self.target(), features)
+            .map_err(|e| format!("does not compile:\n{e}"))
+    }
+
+    /// What a model finds at the gate's bound; `Err` says how it did not fail.
+    pub(crate) fn fails(&self, runner: &Path, name: &str) -> Result<Report, String> {
+        match run(runner, &job(name)).end {
+            End::Failed(report) => Ok(report),
+            End::Passed => Err("passes".into()),
+            End::NoVerdict(why) => Err(format!("gives no verdict: {why}")),
+            End::OutOfTime => Err("does not end, which is no verdict".into()),
         }
     }
 
     /// Runs the copy's own gate with one model that the sound one passes. `None` if it is green, else what it said.
     pub(crate) fn ask_gate(&self, model: &str) -> Result<Option<String>, String> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let gate = clean(cargo)
+        let gate = cargo()?
             .args(["run", "--release", "--quiet", "--locked", "--bin", "gate"])
             .arg("--manifest-path")
             .arg(self.tree.join("tests/model/Cargo.toml"))
             .arg("--target-dir")
             .arg(self.tree.join("tests/model/target"))
             .args(["--", model])
-            .current_dir(&self.tree)
             .output()
             .map_err(|e| e.to_string())?;
         let said = [gate.stdout, gate.stderr].concat();
         let red = !gate.status.success();
         Ok(red.then(|| String::from_utf8_lossy(&said).into_owned()))
+    }
+}
+
+/// A run at the gate's bound.
+pub(crate) fn job(name: &str) -> Job {
+    Job {
+        name: name.into(),
+        bounds: vec![Some(GATE_BOUND)],
+        limit: Duration::from_secs(60),
     }
 }
 
