@@ -114,6 +114,22 @@ fn a_timer_of_the_callers_own_code_fires_while_hosted() {
 }
 
 #[test]
+fn a_host_that_polls_a_timer_beside_its_drive_comes_to_rest() {
+    let context = AioContext::new().unwrap();
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    let mut cx = Context::from_waker(&waker);
+    let mut drive = pin!(context.drive());
+    let mut sleep = pin!(context.handle().sleep(Duration::from_secs(3600)));
+    for _ in 0..5 {
+        assert!(drive.as_mut().poll(&mut cx).is_pending());
+        assert!(sleep.as_mut().poll(&mut cx).is_pending());
+    }
+    // The first poll of the timer wakes the host, which must have it watched. Later polls change nothing.
+    assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn a_clock_moved_by_the_callers_code_wakes_the_host() {
     let clock = ManualClock::new();
     let context = AioContext::builder().clock(&clock).build().unwrap();

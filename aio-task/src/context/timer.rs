@@ -49,9 +49,14 @@ impl Future for Sleep {
             }
             return Poll::Ready(());
         }
+        let new = self.key.is_none();
         let key = *self.key.get_or_insert_with(|| core.timers.new_key(at));
         core.timers.set(key, cx.waker().clone());
-        core.queue.nudge(); // a host must have the new timer watched
+        if new {
+            // A host must have the timer watched. Not for every poll: a host that polls its `Drive` and this future together would
+            // wake itself without end.
+            core.queue.nudge();
+        }
         Poll::Pending
     }
 }
