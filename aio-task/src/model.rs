@@ -15,6 +15,11 @@ pub fn while_time_passes(body: impl FnOnce() + Send + 'static) {
     model_time::passing(body);
 }
 
+/// Moves the clock on to `at`, where a model's own [`Watch`] decides that a time limit has passed.
+pub fn time_passes_until(at: std::time::Instant) {
+    model_time::advance_to(at);
+}
+
 /// The production notifier.
 pub struct Notifier(notifier::Notifier);
 

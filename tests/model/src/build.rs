@@ -171,6 +171,13 @@ fn private_home() -> io::Result<PathBuf> {
     let ours = folder().join("target").join("cargo-home");
     fs::create_dir_all(&ours)?;
     let mut configuration = String::new();
+    // Links into a home that was another one before.
+    for entry in fs::read_dir(&ours)? {
+        let link = entry?.path();
+        if link.is_symlink() && !link.exists() {
+            fs::remove_file(link)?;
+        }
+    }
     if let Some(theirs) = cargo_home().filter(|theirs| theirs.is_dir()) {
         for entry in fs::read_dir(fs::canonicalize(&theirs)?)? {
             let entry = entry?;

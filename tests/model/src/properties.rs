@@ -155,4 +155,37 @@ pub const PROPERTIES: &[(u8, &str)] = &[
     (47, "a save cancelled while its buffers complete"),
     (48, "a node dropped with I/O in flight"),
     (49, "CoMutex and CoQueue handed over under remote wakes"),
+    // What a future may be used for, and a waker may do.
+    (
+        50,
+        "a future polled by two tasks wakes the later one: slot, flag, Drive, timer, descriptor, the waits of pools, locks and queues",
+    ),
+    (
+        51,
+        "a waker polls inside its wake: no lock or borrow is held",
+    ),
+    (52, "an order reaches the watcher while it reports"),
+    (53, "a job waits for one that was submitted after it"),
+    (
+        54,
+        "settle in another task than the one that dropped the request",
+    ),
+    (
+        55,
+        "two versions of one cell of a save are written in their order",
+    ),
+    (
+        56,
+        "two Drives: both hosts are woken, and one takes over from the other",
+    ),
+    (57, "more items than a turn runs, owned and hosted"),
+    (
+        58,
+        "a timer, a descriptor or a clock changed outside a turn",
+    ),
+    (
+        59,
+        "a cancel ends a save that waits though nothing completes",
+    ),
+    (60, "a wait outside of a context ends with the context"),
 ];

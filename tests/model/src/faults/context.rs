@@ -7,6 +7,10 @@ const QUEUE: &str = "aio-task/src/context/run_queue.rs";
 const TASK: &str = "aio-task/src/context/task.rs";
 const HOSTED: &str = "aio-task/src/context/hosted.rs";
 const SYNC: &str = "aio-task/src/sync.rs";
+const TIMER: &str = "aio-task/src/context/timer.rs";
+const WAITERS: &str = "aio-task/src/context/waiters.rs";
+const READINESS: &str = "aio-task/src/context/readiness.rs";
+const HANDLE_FILE: &str = "aio-task/src/context/handle.rs";
 
 const WOKEN: &str = "a_task_that_completes_while_the_owner_goes_to_sleep_wakes_it";
 const OUTLIVES: &str = "a_waker_that_outlives_its_context_does_nothing";
@@ -31,6 +35,23 @@ const HOST: &str = "a_remote_wake_reaches_the_host_of_a_hosted_context";
 const HOST_BLOCKS: &str = "a_remote_wake_while_the_host_blocks_on_the_context_is_not_lost";
 const HOST_LEAVES: &str = "a_hosted_context_dropped_by_its_host_drops_what_is_on_its_way";
 const HOST_JOB: &str = "a_job_submitted_to_a_hosted_context_wakes_its_host";
+const TIMER_LATER: &str = "a_timer_polled_by_two_wakers_wakes_the_later";
+const DEVICE_LATER: &str = "a_descriptor_polled_by_two_wakers_wakes_the_later";
+const DRIVER_LATER: &str = "the_last_drivers_end_reaches_the_later_of_two_wakers";
+const HOST_LATER: &str = "a_drive_polled_by_two_hosts_wakes_the_later";
+const TIMER_INLINE: &str = "a_timer_whose_waker_polls_at_once_is_over";
+const WAITS_INLINE: &str = "waits_from_outside_whose_wakers_poll_at_once_are_over";
+const DRIVE_INLINE: &str = "a_drive_polled_inside_the_wake_of_its_host_runs_what_it_was_woken_for";
+const TWO_HOSTS: &str = "what_is_queued_outside_wakes_the_hosts_of_two_drives";
+const HANDS_OVER: &str = "a_drive_that_leaves_hands_a_notification_to_the_other";
+const LAST_DRIVE: &str = "the_watcher_stays_until_the_last_of_two_drives_leaves";
+const ITEMS: &str = "more_items_than_a_turn_runs_are_run_in_the_next";
+const HOSTED_ITEMS: &str = "more_items_than_a_hosted_turn_runs_are_run_in_the_next";
+const OUTSIDE_TIMER: &str = "a_timer_set_outside_a_turn_is_watched";
+const OUTSIDE_DEVICE: &str = "a_descriptor_waited_for_outside_a_turn_is_watched";
+const OUTSIDE_CLOCK: &str = "a_clock_moved_outside_a_turn_wakes_the_host";
+const ENDS_OUTSIDE: &str = "a_context_that_ends_wakes_those_who_wait_outside_of_it";
+const JOBS_IN_ORDER: &str = "jobs_of_one_thread_run_in_their_order";
 const HOST_DEADLINE: &str = "a_hosted_contexts_deadline_wakes_its_host";
 
 pub(super) const FAULTS: &[Fault] = &[
@@ -232,5 +253,235 @@ pub(super) const FAULTS: &[Fault] = &[
         "move || remote.notifier.notify())?;",
         "move || drop(remote.clone()))?;",
         &[HOST_DEADLINE],
+    ),
+    // A future that moves from one task to another.
+    fault(
+        "a timer keeps its first waker",
+        TIMER,
+        "let replaced = self.wakers.borrow_mut().insert(key, waker);\n        drop(replaced);",
+        "self.wakers.borrow_mut().entry(key).or_insert(waker);",
+        &[TIMER_LATER],
+    ),
+    fault(
+        "a second poll of a timer does not bring its waker",
+        TIMER,
+        "        core.timers.set(key, cx.waker().clone());",
+        "        if new {\n            core.timers.set(key, cx.waker().clone());\n        }",
+        &[TIMER_LATER],
+    ),
+    fault(
+        "a waiter keeps its first waker",
+        WAITERS,
+        "let replaced = self.wakers.borrow_mut().insert(key, waker);\n        drop(replaced);",
+        "self.wakers.borrow_mut().entry(key).or_insert(waker);",
+        &[DEVICE_LATER, DRIVER_LATER],
+    ),
+    fault(
+        "a second poll of a wait for a descriptor does not bring its waker",
+        READINESS,
+        "                core.readiness.set(key, cx.waker().clone());\n                Poll::Pending\n            }\n            State::Done",
+        "                Poll::Pending\n            }\n            State::Done",
+        &[DEVICE_LATER],
+    ),
+    fault(
+        "the run queue keeps a host's first waker",
+        QUEUE,
+        "Some((_, old)) => Some(mem::replace(old, waker)),",
+        "Some(_) => Some(waker),",
+        &[HOST_LATER],
+    ),
+    // A waker that polls at once.
+    fault(
+        "timers are woken while their list is borrowed",
+        TIMER,
+        "        let due = {\n            let mut wakers = self.wakers.borrow_mut();\n            let later = wakers.split_off(&(now, u64::MAX)); // no timer has this number\n            mem::replace(&mut *wakers, later)\n        };",
+        "        let mut wakers = self.wakers.borrow_mut();\n        let later = wakers.split_off(&(now, u64::MAX));\n        let due = mem::replace(&mut *wakers, later);",
+        &[TIMER_INLINE],
+    ),
+    fault(
+        "one waiter is woken while the list is borrowed",
+        WAITERS,
+        "        let removed = self.wakers.borrow_mut().remove(&key);\n        if let Some(waker) = removed {",
+        "        if let Some(waker) = self.wakers.borrow_mut().remove(&key) {",
+        &[WAITS_INLINE],
+    ),
+    fault(
+        "all waiters are woken while the list is borrowed",
+        WAITERS,
+        "let all = mem::take(&mut *self.wakers.borrow_mut());",
+        "let mut borrowed = self.wakers.borrow_mut();\n        let all = mem::take(&mut *borrowed);",
+        &[WAITS_INLINE],
+    ),
+    fault(
+        "hosts are woken while their list is borrowed",
+        QUEUE,
+        "for (_, host) in self.take_hosts() {",
+        "for (_, host) in self.hosts.borrow_mut().drain(..) {",
+        &[DRIVE_INLINE],
+    ),
+    fault(
+        "hosts are woken while the queue is borrowed",
+        QUEUE,
+        "        self.items.borrow_mut().push_back(item);\n        self.nudge();",
+        "        let mut items = self.items.borrow_mut();\n        items.push_back(item);\n        self.nudge();",
+        &[DRIVE_INLINE],
+    ),
+    // Two Drives.
+    fault(
+        "what is queued outside a turn wakes one host",
+        QUEUE,
+        "for (_, host) in self.take_hosts() {",
+        "for (_, host) in self.take_hosts().into_iter().take(1) {",
+        &[TWO_HOSTS],
+    ),
+    fault(
+        "a Drive that leaves hands over to nobody",
+        HOSTED,
+        "drop(HostsStandBy::new(core));",
+        "",
+        &[HANDS_OVER],
+    ),
+    fault(
+        "a Drive that leaves takes what the other one needs",
+        HOSTED,
+        "        if core.drives.get() == 0 {\n            let watcher = core.watcher.take();\n            drop(watcher);\n        }\n        if core.drives.get() > 0 {\n            // We may have taken what was meant for another `Drive`: it takes over.\n            drop(HostsStandBy::new(core));\n        }",
+        "        let watcher = core.watcher.take();\n        drop(watcher);",
+        &[HANDS_OVER, LAST_DRIVE],
+    ),
+    // More than a turn runs.
+    fault(
+        "the loop sleeps though something is queued",
+        CONTEXT,
+        "if core.queue.is_empty() && !core.queue.main_is_woken() {",
+        "if !core.queue.main_is_woken() {",
+        &[ITEMS],
+    ),
+    fault(
+        "the loop sleeps though its own future is woken",
+        CONTEXT,
+        "if core.queue.is_empty() && !core.queue.main_is_woken() {",
+        "if core.queue.is_empty() {",
+        &[MAIN],
+    ),
+    fault(
+        "a Drive with something queued rests until it is woken",
+        HOSTED,
+        "if !core.queue.is_empty() || !core.remote",
+        "if !core.remote",
+        &[HOSTED_ITEMS],
+    ),
+    // What changes outside a turn.
+    fault(
+        "a timer that is set outside a turn wakes no host",
+        TIMER,
+        "core.queue.nudge();",
+        "",
+        &[OUTSIDE_TIMER],
+    ),
+    fault(
+        "each poll of a timer wakes the host",
+        TIMER,
+        "        if new {",
+        "        if new || !new {",
+        &[OUTSIDE_TIMER],
+    ),
+    fault(
+        "a wait for a descriptor that begins outside a turn wakes no host",
+        READINESS,
+        "core.queue.nudge(); // a host must have it watched",
+        "",
+        &[OUTSIDE_DEVICE],
+    ),
+    fault(
+        "a clock that is moved wakes no host",
+        QUEUE,
+        "fn clock_moved(&self) {\n        self.nudge();",
+        "fn clock_moved(&self) {",
+        &[OUTSIDE_CLOCK],
+    ),
+    fault(
+        "a Drive that is told to stop is not woken",
+        HANDLE_FILE,
+        "            core.queue.nudge();\n",
+        "",
+        &[HOST],
+    ),
+    // Ends.
+    fault(
+        "the end forgets the timers",
+        CORE,
+        "        self.timers.wake_all();\n",
+        "",
+        &[ENDS_OUTSIDE],
+    ),
+    fault(
+        "the end forgets who waits for descriptors",
+        CORE,
+        "        self.readiness.wake_all();\n",
+        "",
+        &[ENDS_OUTSIDE],
+    ),
+    fault(
+        "the last driver that leaves wakes nobody",
+        CORE,
+        "        if left == 0 {\n            self.core.driven_waiters",
+        "        if left > 0 {\n            self.core.driven_waiters",
+        &[DRIVER_LATER],
+    ),
+    fault(
+        "each driver that leaves wakes those who wait for the last",
+        CORE,
+        "        if left == 0 {\n            self.core.driven_waiters",
+        "        if left < 2 {\n            self.core.driven_waiters",
+        &[DRIVER_LATER],
+    ),
+    fault(
+        "a timer that is dropped keeps its waker",
+        TIMER,
+        "        if let (Some(key), Some(core)) = (self.key, self.handle.core.upgrade()) {\n            core.timers.remove(key);",
+        "        if let (Some(key), Some(core)) = (self.key, self.handle.core.upgrade()) {\n            let _ = (key, core);",
+        &[TIMER_LATER],
+    ),
+    fault(
+        "a wait for a descriptor that is dropped keeps its waker",
+        READINESS,
+        "            core.readiness.remove(*key);\n",
+        "",
+        &[ENDS_OUTSIDE],
+    ),
+    fault(
+        "a wait for the last driver that is dropped keeps its waker",
+        "aio-task/src/context/driven.rs",
+        "            core.driven_waiters.remove(key);",
+        "            let _ = (key, core);",
+        &[DRIVER_LATER],
+    ),
+    fault(
+        "the watcher gets one order only",
+        HOSTED,
+        "        core.watcher.replace(Some(watcher));\n    }\n    if let Some(watcher) = &*core.watcher.borrow() {",
+        "        core.watcher.replace(Some(watcher));\n    } else {\n        return Ok(());\n    }\n    if let Some(watcher) = &*core.watcher.borrow() {",
+        &[OUTSIDE_TIMER],
+    ),
+    fault(
+        "a turn runs all there is",
+        CORE,
+        "pub(super) const RUNS_PER_TURN: usize = 61;",
+        "pub(super) const RUNS_PER_TURN: usize = usize::MAX;",
+        &["a_task_that_never_rests_keeps_no_other_thread_out"],
+    ),
+    fault(
+        "the run queue gives the last first",
+        QUEUE,
+        "self.items.borrow_mut().pop_front()",
+        "self.items.borrow_mut().pop_back()",
+        &[JOBS_IN_ORDER],
+    ),
+    fault(
+        "what the inbox had is queued in another order",
+        CORE,
+        "for item in self.remote.take_inbox() {",
+        "for item in self.remote.take_inbox().into_iter().rev() {",
+        &[JOBS_IN_ORDER],
     ),
 ];

@@ -30,7 +30,7 @@ const LEAVING: &str = "a_value_delivered_while_the_receiver_leaves_is_dropped_on
 const NO_VALUE: &str = "a_sender_that_leaves_without_a_value_ends_the_wait";
 const CANCEL_EDGE: &str = "what_was_written_before_a_cancel_may_be_read_after_it";
 const CANCEL_WAIT: &str = "a_cancel_ends_a_wait_that_begins_at_the_same_time";
-const CANCEL_TWO: &str = "a_cancel_while_one_of_two_waiters_leaves_wakes_the_other";
+const CANCEL_TWO: &str = "a_cancel_while_one_of_three_waiters_leaves_wakes_the_others";
 const COUNTED: &str = "what_two_threads_count_at_once_is_all_counted";
 const MAIN: &str = "a_result_for_block_on_itself_ends_its_sleep";
 const MAIN_TWICE: &str = "two_results_for_block_on_itself_are_both_seen";
@@ -38,6 +38,14 @@ const TASK: &str = "a_task_that_completes_while_the_owner_goes_to_sleep_wakes_it
 const ORDERED: &str = "a_watcher_reports_what_it_was_ordered_last";
 const WATCHING: &str = "a_watcher_dropped_while_it_watches_leaves";
 const RESTING: &str = "a_watcher_dropped_after_its_report_leaves";
+const SLOT_INLINE: &str = "a_value_delivered_to_a_waker_that_polls_at_once_arrives";
+const CANCEL_LATER: &str = "a_cancel_between_two_polls_wakes_the_later_waker";
+const CANCEL_INLINE: &str = "a_cancel_that_wakes_a_waker_that_polls_at_once_ends_the_wait";
+const EVERY_HOST: &str = "a_notification_wakes_every_host";
+const HOST_INLINE: &str = "a_host_that_polls_inside_its_wake_is_not_locked_out";
+const HOST_LATER: &str = "a_drive_polled_by_two_hosts_wakes_the_later";
+const REPORTS: &str = "an_order_given_while_the_watcher_reports_is_met";
+const REPORT_ORDERS: &str = "a_report_that_gives_an_order_is_not_locked_out";
 
 pub(super) const FAULTS: &[Fault] = &[
     // The notifier's word.
@@ -381,5 +389,104 @@ pub(super) const FAULTS: &[Fault] = &[
         "if *order == Order::Watch(until) {",
         "if true {",
         &[WATCHING],
+    ),
+    // A waker that polls at once, a future that moves.
+    fault(
+        "a sender wakes while it holds the slot's lock",
+        SLOT,
+        "    if let State::Waiting(waker) = before {\n        waker.wake();",
+        "    let _held = slot.lock();\n    if let State::Waiting(waker) = before {\n        waker.wake();",
+        &[SLOT_INLINE],
+    ),
+    fault(
+        "a wait for a cancel keeps its first waker",
+        CANCEL,
+        "Some(place) => Some(mem::replace(place, waker)),",
+        "Some(_) => Some(waker),",
+        &[CANCEL_LATER],
+    ),
+    fault(
+        "a cancel wakes while it holds its list",
+        CANCEL,
+        "let woken = mem::take(&mut *self.shared.waiters.lock());",
+        "let mut held = self.shared.waiters.lock();\n        let woken = mem::take(&mut *held);",
+        &[CANCEL_INLINE],
+    ),
+    fault(
+        "a wait for a cancel that is dropped stays in the list",
+        CANCEL,
+        "let waker = self.shared.waiters.lock().try_remove(key);\n        drop(waker);",
+        "let _ = key;",
+        &[CANCEL_LATER],
+    ),
+    fault(
+        "a notification wakes one host",
+        NOTIFIER,
+        "for (_, host) in hosts {\n            host.wake();",
+        "for (_, host) in hosts.into_iter().take(1) {\n            host.wake();",
+        &[EVERY_HOST],
+    ),
+    fault(
+        "hosts are woken under their lock",
+        NOTIFIER,
+        "let hosts = mem::take(&mut *self.hosts.lock());",
+        "let mut held = self.hosts.lock();\n        let hosts = mem::take(&mut *held);",
+        &[HOST_INLINE],
+    ),
+    fault(
+        "the notifier keeps a host's first waker",
+        NOTIFIER,
+        "Some((_, old)) => Some(mem::replace(old, waker)),",
+        "Some(_) => Some(waker),",
+        &[HOST_LATER],
+    ),
+    fault(
+        "all hosts share one place",
+        NOTIFIER,
+        "hosts.iter_mut().find(|(k, _)| *k == key)",
+        "hosts.iter_mut().find(|(k, _)| *k <= key)",
+        &[EVERY_HOST],
+    ),
+    fault(
+        "a host that leaves takes another one off the list",
+        NOTIFIER,
+        ".position(|(k, _)| *k == key)",
+        ".position(|(k, _)| *k != key)",
+        &[EVERY_HOST],
+    ),
+    fault(
+        "the watcher forgets what it was ordered while it reported",
+        WATCHER,
+        "                        *order = Order::Rest;\n                        drop(order);\n                        report();\n                        order = self.order.lock();",
+        "                        drop(order);\n                        report();\n                        order = self.order.lock();\n                        *order = Order::Rest;",
+        &[REPORTS],
+    ),
+    fault(
+        "the watcher reports under its lock",
+        WATCHER,
+        "                        drop(order);\n                        report();\n                        order = self.order.lock();",
+        "                        report();",
+        &[REPORT_ORDERS],
+    ),
+    fault(
+        "a nearer order does not replace one that stands",
+        WATCHER,
+        "if comes_first(standing, until) => {}",
+        "if comes_first(until, standing) => {}",
+        &[ORDERED],
+    ),
+    fault(
+        "a cancel wakes one waiter",
+        CANCEL,
+        "for (_, waker) in woken {",
+        "for (_, waker) in woken.into_iter().take(1) {",
+        &[CANCEL_TWO],
+    ),
+    fault(
+        "a host is registered once more with each poll",
+        NOTIFIER,
+        "let replaced = match hosts.iter_mut().find(|(k, _)| *k == key) {",
+        "let replaced = match hosts.iter_mut().find(|_| false) {",
+        &[EVERY_HOST],
     ),
 ];

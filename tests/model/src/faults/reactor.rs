@@ -28,4 +28,11 @@ pub(super) const FAULTS: &[Fault] = &[
         "self.0.heard.notify_one();\n        *self.0.rung.lock() = true;",
         &[TASK, MAIN],
     ),
+    fault(
+        "a ring is heard by every later wait",
+        CONDVAR,
+        "        *rung = false;\n",
+        "",
+        &["a_ring_of_the_reactor_ends_one_wait"],
+    ),
 ];

@@ -50,4 +50,32 @@ pub(super) const FAULTS: &[Fault] = &[
         "            self.fail(self.error_here(Cause::Cancelled));\n        }",
         &["a_save_dropped_while_its_buffer_completes_leaves_room_for_the_next"],
     ),
+    fault(
+        "the end of the last request wakes nobody",
+        "block-core/src/node/request.rs",
+        "        if left == 0 {\n            gate.idle.wake_all();\n        }",
+        "        let _ = left;",
+        &["settle_in_another_task_waits_for_a_request_that_was_dropped"],
+    ),
+    fault(
+        "a cell is written though an older version of it is in flight",
+        "vmstate/src/area.rs",
+        "flight.range.start < range.end && range.start < flight.range.end",
+        "flight.range.start > range.end && range.start > flight.range.end",
+        &["two_versions_of_one_cell_land_in_their_order"],
+    ),
+    fault(
+        "a save that waits does not hear of its cancel",
+        "vmstate/src/save/core.rs",
+        "        match self.driven(select(changed, cancelled)).await? {",
+        "        drop(cancelled);\n        match self.driven(select(changed, std::future::pending::<()>())).await? {",
+        &["a_cancel_ends_a_save_that_waits_though_nothing_completes"],
+    ),
+    fault(
+        "the end of a flight wakes nobody",
+        "vmstate/src/area.rs",
+        "        self.area.changed.wake_all();\n    }\n}",
+        "    }\n}",
+        &["a_save_dropped_while_its_buffer_completes_leaves_room_for_the_next"],
+    ),
 ];

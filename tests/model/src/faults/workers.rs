@@ -119,4 +119,18 @@ pub(super) const FAULTS: &[Fault] = &[
         ".any(|(_, worker)| *worker != me || worker.is_some())",
         &["a_shutdown_inside_a_job_waits_for_the_others_only"],
     ),
+    fault(
+        "a job starts no worker while another one is counted as idle",
+        "aio-task/src/workers.rs",
+        "state.queue.len() > state.idle &&",
+        "state.idle == 0 &&",
+        &["a_job_that_waits_for_a_later_one_does_not_wait_for_ever"],
+    ),
+    fault(
+        "the job that came last runs first",
+        "aio-task/src/workers.rs",
+        "state.queue.pop_front() {",
+        "state.queue.pop_back() {",
+        &["a_shutdown_runs_what_is_queued"],
+    ),
 ];

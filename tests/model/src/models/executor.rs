@@ -5,19 +5,23 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::panic_any;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use aio_task::edge::slot;
 use aio_task::model::while_time_passes;
-use aio_task::{AioContext, Interest, JoinError, Reactor, TimedOut, Unpark};
+use aio_task::{
+    AioContext, CondvarReactor, Interest, JoinError, ManualClock, NotDriven, Reactor, TimedOut,
+    Unpark,
+};
 use futures::future::join;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
-use super::support::{DropsHere, EventFd, Token};
+use super::support::{CountingWaker, DropsHere, EventFd, InlineHere, Token, poll_by};
 use crate::check::reach;
 
 crate::models![
@@ -35,6 +39,14 @@ crate::models![
     a_context_built_where_another_was_has_a_queue_of_its_own: [26],
     a_result_against_a_deadline_is_one_or_the_other: [41] reaches ["result", "deadline"],
     a_deadline_that_passed_swallows_no_later_wake: [41] reaches ["deadline"],
+    a_timer_polled_by_two_wakers_wakes_the_later: [50, 41],
+    a_descriptor_polled_by_two_wakers_wakes_the_later: [50],
+    the_last_drivers_end_reaches_the_later_of_two_wakers: [50],
+    a_timer_whose_waker_polls_at_once_is_over: [51, 41],
+    waits_from_outside_whose_wakers_poll_at_once_are_over: [51],
+    more_items_than_a_turn_runs_are_run_in_the_next: [57],
+    a_ring_of_the_reactor_ends_one_wait: [4],
+    a_context_that_ends_wakes_those_who_wait_outside_of_it: [60],
 ];
 
 /// Lost here, and this deadlocks.
@@ -307,6 +319,7 @@ fn a_task_that_never_rests_keeps_no_other_thread_out() {
     let mut polls = 0;
     let restless = poll_fn(move |cx| {
         polls += 1;
+        assert!(polls < 1000, "no other thread gets in");
         if polls % 64 == 0 {
             thread::yield_now(); // else loom would never let the other thread run
         }
@@ -386,4 +399,252 @@ fn a_deadline_that_passed_swallows_no_later_wake() {
         assert_eq!(context.block_on(task).unwrap(), Ok(5));
         completing.join().unwrap();
     });
+}
+
+/// The timer is polled outside of every task, by one executor and then by another. Jobs come meanwhile.
+/// Faults: a timer keeps its first waker; a second poll does not bring its waker.
+fn a_timer_polled_by_two_wakers_wakes_the_later() {
+    let clock = ManualClock::new();
+    let context = AioContext::builder().clock(&clock).build().unwrap();
+    let remote = context.remote();
+    let submitting = thread::spawn(move || {
+        for _ in 0..2 {
+            remote.submit(|_| {}).unwrap();
+        }
+    });
+    let mut sleep = pin!(context.handle().sleep(Duration::from_secs(1)));
+    let (_, first) = CountingWaker::new();
+    let (later, second) = CountingWaker::new();
+    assert!(poll_by(sleep.as_mut(), &first).is_pending());
+    assert!(poll_by(sleep.as_mut(), &second).is_pending());
+    assert_keeps_nothing(context.handle().sleep(Duration::from_secs(1)));
+    clock.advance(Duration::from_secs(1));
+    context.by_hand().run_until_stalled();
+    assert_eq!(later.wakes(), 1, "the waker of the last poll was not woken");
+    assert!(poll_by(sleep.as_mut(), &second).is_ready());
+    submitting.join().unwrap();
+}
+
+/// A wait that is dropped after a poll leaves nothing behind.
+fn assert_keeps_nothing(wait: impl Future) {
+    let (kept, waker) = CountingWaker::new();
+    let mut wait = Box::pin(wait);
+    assert!(poll_by(wait.as_mut(), &waker).is_pending());
+    drop((wait, waker));
+    let others = std::sync::Arc::strong_count(&kept) - 1;
+    assert_eq!(others, 0, "a wait that is over keeps its waker");
+}
+
+/// The same for a descriptor, which another thread makes ready.
+/// Faults: a wait keeps its first waker; a second poll does not bring its waker.
+fn a_descriptor_polled_by_two_wakers_wakes_the_later() {
+    let flag = Arc::new(AtomicBool::new(false));
+    let reactor = DeviceReactor {
+        bell: EventFd::new(),
+        ready: flag.clone(),
+        waited_for: None,
+    };
+    let context = AioContext::builder().reactor(reactor).build().unwrap();
+    let remote = context.remote();
+    let device = thread::spawn(move || {
+        flag.store(true, Ordering::Relaxed);
+        remote.wake();
+    });
+    let remote = context.remote();
+    let submitting = thread::spawn(move || {
+        for _ in 0..2 {
+            remote.submit(|_| {}).unwrap();
+        }
+    });
+    let null = File::open("/dev/null").unwrap();
+    let mut readable = pin!(context.handle().readable(&null));
+    let (_, first) = CountingWaker::new();
+    let (later, second) = CountingWaker::new();
+    assert!(poll_by(readable.as_mut(), &first).is_pending());
+    assert!(poll_by(readable.as_mut(), &second).is_pending());
+    device.join().unwrap();
+    context.by_hand().run_until_stalled();
+    assert_eq!(later.wakes(), 1, "the waker of the last poll was not woken");
+    assert!(poll_by(readable.as_mut(), &second).is_ready());
+    submitting.join().unwrap();
+}
+
+/// A wait from outside learns that the last driver has left, through the waker of its last poll. A job comes meanwhile.
+/// Faults: a wait keeps its first waker; the last driver wakes nobody.
+fn the_last_drivers_end_reaches_the_later_of_two_wakers() {
+    let context = AioContext::new().unwrap();
+    let remote = context.remote();
+    let submitting = thread::spawn(move || {
+        for _ in 0..2 {
+            remote.submit(|_| {}).unwrap();
+        }
+    });
+    let (_completer, completion) = slot::<u8>();
+    let mut wait = pin!(context.handle().while_driven(completion));
+    let (_, first) = CountingWaker::new();
+    let (later, second) = CountingWaker::new();
+    let (stepper, other) = (context.by_hand(), context.by_hand());
+    assert!(poll_by(wait.as_mut(), &first).is_pending());
+    assert!(poll_by(wait.as_mut(), &second).is_pending());
+    assert_keeps_nothing(context.handle().while_driven(std::future::pending::<()>()));
+    stepper.step();
+    drop(stepper);
+    assert_eq!(later.wakes(), 0, "another driver is there");
+    drop(other);
+    assert_eq!(later.wakes(), 1, "the waker of the last poll was not woken");
+    assert_eq!(poll_by(wait.as_mut(), &second), Poll::Ready(Err(NotDriven)));
+    submitting.join().unwrap();
+}
+
+/// Two timers are due at once; the first one's waker polls it inside its wake, and sets another.
+/// Fault: timers are woken while their list is borrowed.
+fn a_timer_whose_waker_polls_at_once_is_over() {
+    let clock = ManualClock::new();
+    let context = AioContext::builder().clock(&clock).build().unwrap();
+    let remote = context.remote();
+    let waking = thread::spawn(move || remote.wake());
+    let second = Duration::from_secs(1);
+    let over = Cell::new(0);
+    let sleeping = [(), ()].map(|()| {
+        let (handle, over) = (context.handle(), &over);
+        InlineHere::start(async move {
+            handle.sleep(second).await;
+            over.set(over.get() + 1);
+            handle.sleep(second).await;
+            over.set(over.get() + 1);
+        })
+    });
+    for expected in [2, 4] {
+        clock.advance(second);
+        context.by_hand().step();
+        assert_eq!(over.get(), expected, "a timer that was due has not ended");
+    }
+    waking.join().unwrap();
+    drop(sleeping);
+}
+
+/// A descriptor that another thread makes ready, and the end of the last driver: both waits are polled inside their wakes.
+/// Fault: waiters are woken while their list is borrowed, one or all.
+fn waits_from_outside_whose_wakers_poll_at_once_are_over() {
+    let flag = Arc::new(AtomicBool::new(false));
+    let reactor = DeviceReactor {
+        bell: EventFd::new(),
+        ready: flag.clone(),
+        waited_for: None,
+    };
+    let context = AioContext::builder().reactor(reactor).build().unwrap();
+    let remote = context.remote();
+    let device = thread::spawn(move || {
+        flag.store(true, Ordering::Relaxed);
+        for _ in 0..2 {
+            remote.wake();
+        }
+    });
+    let null = File::open("/dev/null").unwrap();
+    let (ready, left) = (Cell::new(false), Cell::new(false));
+    let stepper = context.by_hand();
+    let waits = {
+        let (handle, ready, left) = (context.handle(), &ready, &left);
+        let readable = handle.readable(&null);
+        let driven = handle.while_driven(std::future::pending::<()>());
+        (
+            InlineHere::start(async move {
+                readable.await.unwrap();
+                ready.set(true);
+            }),
+            InlineHere::start(async move {
+                assert_eq!(driven.await, Err(NotDriven));
+                left.set(true);
+            }),
+        )
+    };
+    stepper.step();
+    device.join().unwrap();
+    stepper.step();
+    assert_eq!((ready.get(), left.get()), (true, false));
+    drop(stepper);
+    assert!(left.get(), "the wait for the last driver was not woken");
+    drop(waits);
+}
+
+/// The reactor alone: each ring ends one wait, whether it comes before the wait or during it; at most one more ends early, since a ring
+/// is noted before it wakes.
+/// Fault: a ring is heard by every later wait.
+fn a_ring_of_the_reactor_ends_one_wait() {
+    let mut reactor = CondvarReactor::new();
+    let ringer = reactor.unparker();
+    let (heard, rings) = (EventFd::new(), Arc::new(AtomicBool::new(false)));
+    let ringing = thread::spawn({
+        let (heard, again) = (heard.clone(), rings.clone());
+        move || {
+            ringer.unpark();
+            heard.sleep();
+            again.store(true, Ordering::Release);
+            ringer.unpark();
+        }
+    });
+    reactor.park(None, &mut Vec::new()).unwrap();
+    heard.unpark();
+    let mut waits = 0;
+    while !rings.load(Ordering::Acquire) {
+        waits += 1;
+        assert!(waits <= 2, "a ring ends every wait");
+        reactor.park(None, &mut Vec::new()).unwrap();
+    }
+    ringing.join().unwrap();
+}
+
+/// A task wakes itself more often than a turn runs items, and nothing else comes.
+/// Fault: the loop sleeps though something is queued.
+fn more_items_than_a_turn_runs_are_run_in_the_next() {
+    let context = AioContext::new().unwrap();
+    let (completer, completion) = slot();
+    let completing = thread::spawn(move || completer.complete(5));
+    assert_eq!(context.block_on(completion), Ok(5));
+    context
+        .block_on(context.handle().spawn(restless(RUNS_PER_TURN + 2)))
+        .unwrap();
+    completing.join().unwrap();
+}
+
+/// What a turn runs at the most.
+pub(super) const RUNS_PER_TURN: usize = 61;
+
+/// Wakes itself in so many polls.
+pub(super) fn restless(mut polls: usize) -> impl Future<Output = ()> {
+    poll_fn(move |cx| {
+        if polls == 0 {
+            return Poll::Ready(());
+        }
+        polls -= 1;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
+/// A timer and a descriptor are polled by another executor when the context is dropped, while a notification
+/// is on its way.
+/// Fault: the end of a context forgets one of the two.
+fn a_context_that_ends_wakes_those_who_wait_outside_of_it() {
+    let reactor = DeviceReactor {
+        bell: EventFd::new(),
+        ready: Arc::new(AtomicBool::new(false)),
+        waited_for: None,
+    };
+    let context = AioContext::builder().reactor(reactor).build().unwrap();
+    let handle = context.handle();
+    let remote = context.remote();
+    let waking = thread::spawn(move || remote.wake());
+    let null = File::open("/dev/null").unwrap();
+    let mut sleep = pin!(handle.sleep(Duration::from_secs(1)));
+    assert_keeps_nothing(handle.readable(&null));
+    let mut readable = pin!(handle.readable(&null));
+    let [timer, device] = [(), ()].map(|()| CountingWaker::new());
+    assert!(poll_by(sleep.as_mut(), &timer.1).is_pending());
+    assert!(poll_by(readable.as_mut(), &device.1).is_pending());
+    drop(context);
+    assert_eq!((timer.0.wakes(), device.0.wakes()), (1, 1));
+    assert!(poll_by(sleep, &timer.1).is_ready());
+    assert!(poll_by(readable, &device.1).is_ready());
+    waking.join().unwrap();
 }

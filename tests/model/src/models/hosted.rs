@@ -1,16 +1,24 @@
 //! A context inside another executor, and two contexts that exchange work.
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
-use aio_task::edge::slot;
-use aio_task::model::{Notifier, Watcher, while_time_passes};
-use aio_task::{AioContext, Unpark, Watch};
+use aio_task::edge::{Completer, slot};
+use aio_task::model::{Notifier, Watcher, time_passes_until, while_time_passes};
+use aio_task::{AioContext, Interest, ManualClock, Reactor, Unpark, Watch};
 use futures::future::join;
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 use std::time::Instant;
 
-use super::support::{CountingWaker, DropsHere, EventFd, host};
+use super::executor::{RUNS_PER_TURN, restless};
+use super::support::{CountingWaker, DropsHere, EventFd, InlineHere, host, poll_by, waker_that};
 use crate::check::reach;
 
 crate::models![
@@ -25,6 +33,17 @@ crate::models![
     a_watcher_dropped_after_its_report_leaves: [44],
     a_notification_to_a_hosted_context_wakes_its_host_alone: [42, 5],
     a_hosted_contexts_deadline_wakes_its_host: [44, 41] reaches ["deadline", "result"],
+    an_order_given_while_the_watcher_reports_is_met: [52, 44],
+    a_report_that_gives_an_order_is_not_locked_out: [52, 51],
+    a_drive_polled_by_two_hosts_wakes_the_later: [50, 42] reaches ["taken", "later host"],
+    what_is_queued_outside_wakes_the_hosts_of_two_drives: [56],
+    a_drive_that_leaves_hands_a_notification_to_the_other: [56] reaches ["by the other", "before it left"],
+    the_watcher_stays_until_the_last_of_two_drives_leaves: [56, 44],
+    more_items_than_a_hosted_turn_runs_are_run_in_the_next: [57, 42],
+    a_drive_polled_inside_the_wake_of_its_host_runs_what_it_was_woken_for: [51, 42],
+    a_timer_set_outside_a_turn_is_watched: [58, 44, 41],
+    a_descriptor_waited_for_outside_a_turn_is_watched: [58, 44],
+    a_clock_moved_outside_a_turn_wakes_the_host: [58, 42],
 ];
 
 /// The task waits for two results, the host sleeps in its own executor between them.
@@ -265,4 +284,339 @@ fn a_hosted_contexts_deadline_wakes_its_host() {
         }
         completing.join().unwrap();
     });
+}
+
+/// The second order may come after the thread has seen that the first is met, and before its report is over.
+/// Fault: the watcher forgets what it was ordered while it reported.
+fn an_order_given_while_the_watcher_reports_is_met() {
+    let bell = EventFd::new();
+    let reports = EventFd::new();
+    let watcher = Watcher::start(Bell(bell.clone()), Bell(bell), {
+        let reports = reports.clone();
+        move || reports.unpark()
+    });
+    for _ in 0..2 {
+        watcher.order(Some(Instant::now()));
+        assert_eq!(reports.sleep(), 1);
+    }
+    drop(watcher);
+}
+
+/// The report wakes a host, and a host may poll its `Drive` inside the wake: that gives the next order.
+/// Fault: the watcher reports under its lock.
+fn a_report_that_gives_an_order_is_not_locked_out() {
+    let bell = EventFd::new();
+    let reports = EventFd::new();
+    let place: Arc<Mutex<Option<Arc<Watcher>>>> = Arc::default();
+    let watcher = Watcher::start(Bell(bell.clone()), Bell(bell), {
+        let (reports, place) = (reports.clone(), place.clone());
+        let first = AtomicUsize::new(0);
+        move || {
+            if first.fetch_add(1, Ordering::Relaxed) == 0 {
+                let watcher = place.lock().unwrap().clone();
+                watcher.unwrap().order(Some(Instant::now()));
+            }
+            reports.unpark();
+        }
+    });
+    let watcher = Arc::new(watcher);
+    *place.lock().unwrap() = Some(watcher.clone());
+    watcher.order(Some(Instant::now()));
+    let mut seen = 0;
+    while seen < 2 {
+        seen += reports.sleep();
+    }
+    *place.lock().unwrap() = None;
+}
+
+/// A host that moved to another task has another waker. The job comes before, between or after the two polls.
+/// Faults: notifier or run queue keep a host's first waker.
+fn a_drive_polled_by_two_hosts_wakes_the_later() {
+    let context = AioContext::new().unwrap();
+    let remote = context.remote();
+    let submitting = thread::spawn(move || remote.submit(|handle| handle.stop_drive()).unwrap());
+    let (before, first) = CountingWaker::new();
+    let (later, second) = CountingWaker::new();
+    let mut drive = pin!(context.drive());
+    if poll_by(drive.as_mut(), &first).is_ready() || poll_by(drive.as_mut(), &second).is_ready() {
+        reach("taken");
+        submitting.join().unwrap();
+        return;
+    }
+    reach("later host");
+    context.handle().spawn(async {}).detach();
+    submitting.join().unwrap();
+    // One for the task, one for the job.
+    assert_eq!(later.wakes(), 2, "the host of the last poll was not woken");
+    assert_eq!(before.wakes(), 0, "a host has one waker");
+    assert!(poll_by(drive.as_mut(), &second).is_ready());
+}
+
+/// Each host is another executor, which sleeps on a thread of its own until it is woken.
+/// Fault: what is queued on the context's thread wakes one host only.
+fn what_is_queued_outside_wakes_the_hosts_of_two_drives() {
+    let context = AioContext::new().unwrap();
+    let mut drives = [Box::pin(context.drive()), Box::pin(context.drive())];
+    let mut sleeping = Vec::new();
+    for drive in &mut drives {
+        let bell = EventFd::new();
+        let waker = waker_that({
+            let bell = bell.clone();
+            move || bell.unpark()
+        });
+        assert!(poll_by(drive.as_mut(), &waker).is_pending());
+        sleeping.push(thread::spawn(move || bell.sleep()));
+    }
+    context.handle().spawn(async {}).detach();
+    for thread in sleeping {
+        assert_eq!(thread.join().unwrap(), 1);
+    }
+}
+
+/// A notification that comes in the turn of one `Drive` wakes nobody: that one looks again, or leaves. The other's host sleeps.
+/// Faults: a `Drive` that leaves hands over to nobody; it takes the other one's host off the list.
+fn a_drive_that_leaves_hands_a_notification_to_the_other() {
+    let context = AioContext::new().unwrap();
+    let ran = Rc::new(Cell::new(false));
+    let (completer, completion) = slot::<()>();
+    let task = context.handle().spawn({
+        let ran = ran.clone();
+        async move {
+            completion.await.unwrap();
+            ran.set(true);
+        }
+    });
+    let bell = EventFd::new();
+    let waker = waker_that({
+        let bell = bell.clone();
+        move || bell.unpark()
+    });
+    let mut leaves = Box::pin(context.drive());
+    let mut stays = pin!(context.drive());
+    assert!(poll_by(stays.as_mut(), &waker).is_pending());
+    let completing = thread::spawn(move || completer.complete(()));
+    let (_, other) = CountingWaker::new();
+    assert!(poll_by(leaves.as_mut(), &other).is_pending());
+    drop(leaves);
+    reach(if ran.get() {
+        "before it left"
+    } else {
+        "by the other"
+    });
+    while !ran.get() {
+        bell.sleep();
+        assert!(poll_by(stays.as_mut(), &waker).is_pending());
+    }
+    completing.join().unwrap();
+    drop(task);
+}
+
+/// The reactor's watch is over when it is asked to wait for a moment: the clock shows that moment then.
+struct TimedReactor(EventFd);
+
+impl Reactor for TimedReactor {
+    fn unparker(&self) -> Box<dyn Unpark> {
+        Box::new(self.0.clone())
+    }
+
+    fn park(&mut self, limit: Option<Duration>, _ready: &mut Vec<u64>) -> io::Result<()> {
+        if limit.is_none() {
+            self.0.sleep();
+        }
+        Ok(())
+    }
+
+    fn watch(&self) -> io::Result<(Box<dyn Watch>, Box<dyn Unpark>)> {
+        let bell = EventFd::new();
+        Ok((Box::new(Moment(bell.clone())), Box::new(bell)))
+    }
+}
+
+struct Moment(EventFd);
+
+impl Watch for Moment {
+    fn watch(&mut self, until: Option<Instant>) {
+        match until {
+            Some(at) => time_passes_until(at),
+            None => {
+                self.0.sleep();
+            }
+        }
+    }
+}
+
+fn timed() -> AioContext {
+    let reactor = TimedReactor(EventFd::new());
+    AioContext::builder().reactor(reactor).build().unwrap()
+}
+
+/// Two `Drive`s share a watcher. One leaves, and the other's host is still woken when the time has come.
+/// Fault: the first `Drive` that leaves takes the watcher along, and nobody starts another.
+fn the_watcher_stays_until_the_last_of_two_drives_leaves() {
+    let context = timed();
+    let task = context
+        .handle()
+        .spawn(context.handle().sleep(Duration::from_secs(1)));
+    let (_, waker) = CountingWaker::new();
+    let mut leaves = Box::pin(context.drive());
+    let bell = EventFd::new();
+    let host = waker_that({
+        let bell = bell.clone();
+        move || bell.unpark()
+    });
+    let mut stays = pin!(context.drive());
+    assert!(poll_by(stays.as_mut(), &host).is_pending());
+    assert!(poll_by(leaves.as_mut(), &waker).is_pending());
+    drop(leaves);
+    while !task.is_finished() {
+        bell.sleep();
+        assert!(poll_by(stays.as_mut(), &host).is_pending());
+    }
+}
+
+/// The task wakes itself more often than one poll of the `Drive` runs items.
+/// Fault: a `Drive` with something queued rests until it is woken.
+fn more_items_than_a_hosted_turn_runs_are_run_in_the_next() {
+    let context = AioContext::new().unwrap();
+    let (completer, completion) = slot();
+    let completing = thread::spawn(move || completer.complete(5));
+    let task = context.handle().spawn(async {
+        assert_eq!(completion.await, Ok(5));
+        restless(RUNS_PER_TURN + 2).await;
+    });
+    let handle = context.handle();
+    host(join(context.drive(), async move {
+        task.await.unwrap();
+        handle.stop_drive();
+    }));
+    completing.join().unwrap();
+}
+
+/// The host's executor polls inside a wake, where it may.
+/// Fault: a queue or a list of hosts is borrowed while hosts are woken.
+fn a_drive_polled_inside_the_wake_of_its_host_runs_what_it_was_woken_for() {
+    let context = AioContext::new().unwrap();
+    let remote = context.remote();
+    let waking = thread::spawn(move || {
+        // It wakes the host on the other thread's side only if the host sleeps, which it may not do inside its own turn.
+        drop(remote);
+    });
+    let ran = Rc::new(RefCell::new(Vec::new()));
+    let hosts = [(), ()].map(|()| InlineHere::start(context.drive()));
+    for number in 0..2 {
+        let task = {
+            let ran = ran.clone();
+            async move { ran.borrow_mut().push(number) }
+        };
+        context.handle().spawn(task).detach();
+        assert_eq!(ran.borrow().len(), number + 1, "its host was not woken");
+    }
+    context.handle().stop_drive();
+    assert!(!context.handle().is_driven(), "a host was not woken");
+    waking.join().unwrap();
+    drop(hosts);
+}
+
+/// The host itself sets a timer, between two polls of the `Drive`: nobody else would watch it.
+/// Both are polled whenever the host wakes: it must come to rest.
+/// Faults: a timer that is set outside a turn wakes no host; each of its polls does; the watcher gets one order only.
+fn a_timer_set_outside_a_turn_is_watched() {
+    let context = timed();
+    let handle = context.handle();
+    let second = Duration::from_secs(1);
+    let mut sleep = pin!(async {
+        handle.sleep(second).await;
+        handle.sleep(second).await;
+    });
+    let mut polls = 0;
+    host(join(
+        context.drive(),
+        poll_fn(|cx| {
+            polls += 1;
+            assert!(polls < 20, "the host never rests");
+            let polled = sleep.as_mut().poll(cx);
+            if polled.is_ready() {
+                handle.stop_drive();
+            }
+            polled
+        }),
+    ));
+}
+
+/// A device that another thread makes ready, and a watch that hears of it.
+struct WatchedDevice {
+    bell: EventFd,
+    heard: EventFd,
+    ready: Arc<AtomicUsize>,
+    waited_for: Option<u64>,
+}
+
+impl Reactor for WatchedDevice {
+    fn unparker(&self) -> Box<dyn Unpark> {
+        Box::new(self.bell.clone())
+    }
+
+    fn park(&mut self, limit: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
+        if limit.is_none() {
+            self.bell.sleep();
+        }
+        if self.ready.load(Ordering::Relaxed) == 1 {
+            ready.extend(self.waited_for.take());
+        }
+        Ok(())
+    }
+
+    fn register(&mut self, key: u64, _fd: OwnedFd, _interest: Interest) -> io::Result<bool> {
+        self.waited_for = Some(key);
+        Ok(true)
+    }
+
+    fn watch(&self) -> io::Result<(Box<dyn Watch>, Box<dyn Unpark>)> {
+        Ok((
+            Box::new(Bell(self.heard.clone())),
+            Box::new(self.heard.clone()),
+        ))
+    }
+}
+
+/// The host itself waits for a descriptor, between two polls of the `Drive`.
+/// Fault: a wait that begins outside a turn wakes no host.
+fn a_descriptor_waited_for_outside_a_turn_is_watched() {
+    let (heard, ready) = (EventFd::new(), Arc::new(AtomicUsize::new(0)));
+    let reactor = WatchedDevice {
+        bell: EventFd::new(),
+        heard: heard.clone(),
+        ready: ready.clone(),
+        waited_for: None,
+    };
+    let context = AioContext::builder().reactor(reactor).build().unwrap();
+    let device = thread::spawn(move || {
+        ready.store(1, Ordering::Relaxed);
+        heard.unpark();
+    });
+    let handle = context.handle();
+    let null = File::open("/dev/null").unwrap();
+    host(join(context.drive(), async move {
+        handle.readable(&null).await.unwrap();
+        handle.stop_drive();
+    }));
+    device.join().unwrap();
+}
+
+/// The host moves the clock by which a task of the context sleeps.
+/// Fault: a clock that is moved wakes no host.
+fn a_clock_moved_outside_a_turn_wakes_the_host() {
+    let clock = ManualClock::new();
+    let context = AioContext::builder().clock(&clock).build().unwrap();
+    let (completer, completion): (Completer<()>, _) = slot();
+    let completing = thread::spawn(move || completer.complete(()));
+    let handle = context.handle();
+    let task = handle.spawn(handle.sleep(Duration::from_secs(1)));
+    host(join(context.drive(), async move {
+        completion.await.unwrap();
+        clock.advance(Duration::from_secs(1));
+        task.await.unwrap();
+        handle.stop_drive();
+    }));
+    completing.join().unwrap();
 }

@@ -15,6 +15,7 @@ crate::models![
     what_two_threads_push_is_taken_once_and_in_each_ones_order: [7],
     a_push_while_the_owner_goes_to_sleep_is_not_stranded: [8],
     jobs_of_two_threads_run_once_and_on_the_owner: [7, 8, 9],
+    jobs_of_one_thread_run_in_their_order: [7] reaches ["ran between", "ran together"],
     a_push_while_the_inbox_closes_is_taken_or_refused: [10] reaches ["taken", "refused"],
     a_job_submitted_while_the_context_is_dropped_goes_on_the_owner_or_is_refused: [10] reaches ["accepted", "refused"],
 ];
@@ -87,6 +88,37 @@ fn jobs_of_two_threads_run_once_and_on_the_owner() {
         submitting.join().unwrap();
     }
     assert_eq!(ran.get(), 2);
+}
+
+/// Whether the context takes them one by one or together.
+/// Faults: what the inbox had is queued in another order; the run queue gives the last first.
+fn jobs_of_one_thread_run_in_their_order() {
+    let context = AioContext::new().unwrap();
+    let remote = context.remote();
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let (completer, completion) = slot();
+    let submitting = thread::spawn({
+        let ran = ran.clone();
+        move || {
+            let first = ran.clone();
+            let job = move |_: &_| first.lock().unwrap().push(1);
+            remote.submit(job).unwrap();
+            let between = !ran.lock().unwrap().is_empty();
+            let job = move |_: &_| {
+                ran.lock().unwrap().push(2);
+                completer.complete(between);
+            };
+            remote.submit(job).unwrap();
+        }
+    });
+    let between = context.block_on(completion).unwrap();
+    reach(if between {
+        "ran between"
+    } else {
+        "ran together"
+    });
+    assert_eq!(*ran.lock().unwrap(), [1, 2]);
+    submitting.join().unwrap();
 }
 
 /// Nothing is in the inbox after its close, and nothing that was accepted is lost.

@@ -8,6 +8,7 @@ use aio_task::{AioContext, CoMutex, CoQueue};
 use futures::future::{Either, join, select};
 use loom::thread;
 
+use super::support::{InlineHere, moved_from_another_task};
 use crate::check::reach;
 
 crate::models![
@@ -15,6 +16,8 @@ crate::models![
     a_lock_handed_to_a_waiter_that_leaves_goes_to_the_next: [49] reaches ["in line", "handed over"],
     a_wake_for_a_sleeper_that_leaves_goes_to_the_next: [49] reaches ["in line", "woken"],
     two_wakes_caused_by_two_threads_wake_two_sleepers_in_order: [49],
+    waits_for_a_lock_and_in_a_queue_that_move_are_woken_where_they_are: [50, 49],
+    a_lock_and_a_wake_reach_a_waker_that_polls_at_once: [51, 49],
 ];
 
 /// A completion that another thread makes.
@@ -147,4 +150,70 @@ fn two_wakes_caused_by_two_threads_wake_two_sleepers_in_order() {
     for thread in threads {
         thread.join().unwrap();
     }
+}
+
+/// Both are polled by another task first; each has a task of its own.
+/// Faults: a place in line keeps its first waker; a second poll does not bring its waker.
+fn waits_for_a_lock_and_in_a_queue_that_move_are_woken_where_they_are() {
+    let context = AioContext::new().unwrap();
+    let (lock, queue) = (Rc::new(CoMutex::new(0)), Rc::new(CoQueue::new()));
+    let (end, ending) = completed_elsewhere();
+    let held = lock.try_lock().expect("nobody holds it");
+    let locking = context.handle().spawn({
+        let lock = lock.clone();
+        async move { *moved_from_another_task(lock.lock()).await += 1 }
+    });
+    let sleeping = context.handle().spawn({
+        let queue = queue.clone();
+        async move { moved_from_another_task(queue.wait()).await }
+    });
+    context.by_hand().run_until_stalled();
+    context.block_on(async {
+        end.await.unwrap();
+        drop(held);
+        assert!(queue.wake_next());
+        locking.await.unwrap();
+        sleeping.await.unwrap();
+    });
+    assert_eq!(*lock.try_lock().expect("nobody holds it"), 1);
+    ending.join().unwrap();
+}
+
+/// The next holder is polled inside the drop of the guard: what the lock guards is free by then. The same for a sleeper.
+/// Faults: the value is freed after the lock is handed over; a wake is given while the line is borrowed.
+fn a_lock_and_a_wake_reach_a_waker_that_polls_at_once() {
+    let context = AioContext::new().unwrap();
+    let (lock, queue) = (CoMutex::new(0), CoQueue::new());
+    let (end, ending) = completed_elsewhere();
+    context.block_on(async {
+        let held = lock.lock().await;
+        let woken = Cell::new(0);
+        let (lock, queue, woken) = (&lock, &queue, &woken);
+        let locking = [(), ()].map(|()| {
+            InlineHere::start(async move {
+                *lock.lock().await += 1;
+            })
+        });
+        let sleeping = [(), (), ()].map(|()| {
+            InlineHere::start(async move {
+                queue.wait().await;
+                woken.set(woken.get() + 1);
+                queue.wait().await;
+                woken.set(woken.get() + 1);
+            })
+        });
+        end.await.unwrap();
+        drop(held);
+        assert_eq!(lock.try_lock().map(|value| *value), Some(2));
+        assert!(queue.wake_next());
+        assert_eq!(woken.get(), 1);
+        queue.wake_all();
+        assert_eq!(
+            woken.get(),
+            4,
+            "those who join meanwhile wait for the next wake"
+        );
+        drop((locking, sleeping));
+    });
+    ending.join().unwrap();
 }

@@ -6,7 +6,7 @@ use loom::thread;
 
 use crate::check::reach;
 
-use super::support::{EventFd, Tracked};
+use super::support::{CountingWaker, EventFd, Tracked, waker_that};
 
 crate::models![
     a_flag_set_before_notify_is_seen_after_the_park: [1],
@@ -15,6 +15,8 @@ crate::models![
     a_notification_before_the_park_ends_it_at_once_and_only_once: [4] reaches ["before the park", "in the park"],
     a_sleep_costs_one_wake_and_an_awake_owner_none: [5] reaches ["no wake at all", "one wake for two notifications"],
     a_wake_that_comes_after_its_sleep_costs_one_turn: [6] reaches ["stale wake"],
+    a_notification_wakes_every_host: [56, 5] reaches ["woken", "awake"],
+    a_host_that_polls_inside_its_wake_is_not_locked_out: [51, 42] reaches ["woken", "awake"],
 ];
 
 fn notifier() -> (EventFd, Arc<Notifier>) {
@@ -179,4 +181,63 @@ fn a_wake_that_comes_after_its_sleep_costs_one_turn() {
     }
     assert!(turns <= 3, "{turns} turns for two notifications");
     remote.join().unwrap();
+}
+
+/// Two `Drive`s wait: each host is woken once, the one that left not at all.
+/// Faults: a notification wakes one host only; a host that leaves takes another one off the list.
+fn a_notification_wakes_every_host() {
+    let (bell, notifier) = notifier();
+    let (replaced, waker) = CountingWaker::new();
+    notifier.set_host(0, waker);
+    let hosts = [0, 1, 2].map(|key| {
+        let (host, waker) = CountingWaker::new();
+        notifier.set_host(key, waker);
+        host
+    });
+    notifier.remove_host(1);
+    let notifying = [(), ()].map(|()| {
+        let notifier = notifier.clone();
+        thread::spawn(move || notifier.notify())
+    });
+    let slept = notifier.prepare_sleep();
+    for thread in notifying {
+        thread.join().unwrap();
+    }
+    reach(if slept { "woken" } else { "awake" });
+    let wakes = hosts.map(|host| host.wakes());
+    assert_eq!(wakes, [usize::from(slept), 0, usize::from(slept)]);
+    assert_eq!(replaced.wakes(), 0, "a host has one waker");
+    assert_eq!(bell.try_sleep(), 0);
+    for key in [0, 2] {
+        notifier.remove_host(key);
+    }
+}
+
+/// The host registers again inside its wake, as a `Drive` does that is polled there.
+/// Fault: the hosts are woken under their lock.
+fn a_host_that_polls_inside_its_wake_is_not_locked_out() {
+    let (_bell, notifier) = notifier();
+    let (again, later) = CountingWaker::new();
+    let waker = waker_that({
+        let notifier = notifier.clone();
+        move || notifier.set_host(0, later.clone())
+    });
+    notifier.set_host(0, waker);
+    let notifying = [(), ()].map(|()| {
+        let notifier = notifier.clone();
+        thread::spawn(move || notifier.notify())
+    });
+    let slept = notifier.prepare_sleep();
+    for thread in notifying {
+        thread.join().unwrap();
+    }
+    reach(if slept { "woken" } else { "awake" });
+    assert_eq!(again.wakes(), 0, "one sleep, one wake");
+    assert!(notifier.take());
+    if slept {
+        assert!(notifier.prepare_sleep());
+        notifier.notify();
+        assert_eq!(again.wakes(), 1, "the host is registered no more");
+    }
+    notifier.remove_host(0);
 }

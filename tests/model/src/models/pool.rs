@@ -1,9 +1,11 @@
 //! AioTaskPool under completions from other threads.
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, panic_any};
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use aio_task::edge::{CancelFlag, Completer, slot};
 use aio_task::{AioContext, AioTaskPool, PoolError, WaitAllError, WaitOneError};
@@ -11,7 +13,9 @@ use futures::FutureExt;
 use futures::future::{Either, join, select};
 use loom::thread::{self, JoinHandle};
 
-use super::support::{DropsHere, Token};
+use super::support::{
+    CountingWaker, DropsHere, InlineHere, Token, moved_from_another_task, poll_by,
+};
 use crate::check::reach;
 
 crate::models![
@@ -25,6 +29,10 @@ crate::models![
     a_start_that_leaves_the_line_drops_its_task_unpolled: [34] reaches ["in line", "served"],
     a_hint_that_leaves_in_its_turn_wakes_the_next_in_line: [34] reaches ["in line", "its turn"],
     who_waits_for_all_stays_asleep_until_the_last_of_two_ends: [29],
+    a_newcomer_does_not_overtake_a_hint_in_its_turn: [34] reaches ["waited", "had ended"],
+    waits_of_a_pool_that_move_to_another_task_are_woken_there: [50],
+    a_wait_polled_inside_its_wake_sees_a_whole_end: [51],
+    a_slot_given_back_is_handed_to_a_waker_that_polls_at_once: [51, 34],
 ];
 
 fn pool(context: &AioContext, max: usize) -> AioTaskPool<u8> {
@@ -193,6 +201,12 @@ fn a_pool_dropped_while_its_io_completes_drops_the_task_once() {
     });
     assert_eq!(drops.get(), 1, "the pool is gone, its task is not");
     thread.join().unwrap();
+    context.by_hand().run_until_stalled();
+    let tasks = format!("{context:?}");
+    assert!(
+        tasks.contains("live_tasks: 0"),
+        "its shell is left: {tasks}"
+    );
     drop(context);
     assert_eq!(tokens.load(loom::sync::atomic::Ordering::Acquire), 1);
 }
@@ -352,4 +366,142 @@ fn who_waits_for_all_stays_asleep_until_the_last_of_two_ends() {
     });
     assert!(pool.is_empty());
     join_all(threads);
+}
+
+/// A hint in its turn holds the line though a slot is free: newcomers wait behind it, each of the three kinds.
+/// Fault: a slot, or the hint of one, is given to a newcomer while another is in line.
+fn a_newcomer_does_not_overtake_a_hint_in_its_turn() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let (end, busy) = slot();
+    let thread = complete_elsewhere(end, ());
+    context.block_on(async {
+        let task = async move { busy.await.map_err(|_| 1) };
+        pool.start_task(task).await.unwrap();
+        let mut hint = pin!(pool.wait_slot());
+        let (woken, waker) = CountingWaker::new();
+        if poll_by(hint.as_mut(), &waker).is_ready() {
+            reach("had ended");
+            return;
+        }
+        reach("waited");
+        pool.wait_one().await.unwrap();
+        assert_eq!((woken.wakes(), pool.busy()), (1, 0));
+        assert!(pool.try_reserve().is_none(), "a slot was given away");
+        let mut second = pin!(pool.wait_slot());
+        let mut third = pin!(pool.reserve());
+        let (_, other) = CountingWaker::new();
+        assert!(poll_by(second.as_mut(), &other).is_pending());
+        assert!(poll_by(third.as_mut(), &other).is_pending());
+        assert_eq!(poll_by(hint.as_mut(), &waker), Poll::Ready(Ok(())));
+        assert!(poll_by(third.as_mut(), &other).is_pending());
+        assert_eq!(poll_by(second.as_mut(), &other), Poll::Ready(Ok(())));
+        assert!(poll_by(third.as_mut(), &other).is_ready());
+    });
+    thread.join().unwrap();
+}
+
+/// Each wait is polled by another task first. What another thread ends wakes each where it is now: they have a task of their own, so
+/// that no wake is for two.
+/// Faults: a place in line keeps its first waker; a second poll does not bring its waker.
+fn waits_of_a_pool_that_move_to_another_task_are_woken_there() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let (end, busy) = slot();
+    let thread = complete_elsewhere(end, ());
+    context.block_on(async {
+        let task = async move { busy.await.map_err(|_| 1) };
+        pool.start_task(task).await.unwrap();
+        let handle = context.handle();
+        let waits = [0, 1, 2, 3].map(|which| {
+            let pool = pool.clone();
+            handle.spawn(async move {
+                match which {
+                    0 => drop(moved_from_another_task(pool.reserve()).await.unwrap()),
+                    1 => moved_from_another_task(pool.wait_slot()).await.unwrap(),
+                    2 => match moved_from_another_task(pool.wait_one()).await {
+                        Ok(()) | Err(WaitOneError::NothingBusy) => {}
+                        Err(WaitOneError::NotDriven) => panic!("block_on drives"),
+                    },
+                    _ => assert_eq!(moved_from_another_task(pool.wait_all()).await, Ok(())),
+                }
+            })
+        });
+        for wait in waits {
+            wait.await.unwrap();
+        }
+    });
+    thread.join().unwrap();
+}
+
+/// The waits are polled inside the wake, by another executor on this thread. `busy` has dropped by then, the status is set and the
+/// future is gone.
+/// Faults: an end wakes while the accounts are borrowed; it wakes before the status is set, or before the future is gone.
+fn a_wait_polled_inside_its_wake_sees_a_whole_end() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let (end, mut busy) = slot();
+    let (drops, here) = DropsHere::new();
+    let thread = complete_elsewhere(end, ());
+    let waited = Cell::new(0);
+    let waits = context.block_on(async {
+        // Not an async block: that would drop what it holds at its end, and not with the future.
+        let task = poll_fn(move |cx| {
+            let _with_the_future = &here;
+            busy.poll_unpin(cx).map(|_| Err(7))
+        });
+        pool.start_task(task).await.unwrap();
+        let whole = || {
+            assert_eq!((pool.busy(), pool.errors(), drops.get()), (0, 1, 1));
+            waited.set(waited.get() + 1);
+        };
+        let (pool, whole) = (&pool, &whole);
+        let waits = [
+            InlineHere::start(async move {
+                let _ = pool.wait_one().await;
+                whole();
+            }),
+            InlineHere::start(async move {
+                drop(pool.reserve().await.unwrap());
+                whole();
+            }),
+            InlineHere::start(async move {
+                let status = PoolError::Task { index: 0, error: 7 };
+                assert_eq!(pool.wait_all().await, Err(WaitAllError::Status(status)));
+                whole();
+            }),
+        ];
+        let _ = pool.wait_all().await;
+        // The waits end with this guard, and borrow what is here.
+        drop(waits);
+        waited.get()
+    });
+    assert_eq!(waits, 3, "a wait was not woken by the end");
+    thread.join().unwrap();
+}
+
+/// A slot that is dropped goes to the next in line inside the drop, and from there to the one behind.
+/// Fault: a slot is given back while the accounts are borrowed.
+fn a_slot_given_back_is_handed_to_a_waker_that_polls_at_once() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let (end, released) = slot();
+    let thread = complete_elsewhere(end, ());
+    context.block_on(async {
+        let held = pool.reserve().await.unwrap();
+        let had = Cell::new(0);
+        let (pool, had) = (&pool, &had);
+        let waits = [(), ()].map(|()| {
+            InlineHere::start(async move {
+                drop(pool.reserve().await.unwrap());
+                had.set(had.get() + 1);
+            })
+        });
+        released.await.unwrap();
+        assert_eq!(had.get(), 0);
+        drop(held);
+        assert_eq!(had.get(), 2, "a slot was not handed on");
+        drop(waits);
+    });
+    thread.join().unwrap();
 }

@@ -24,10 +24,13 @@ use crate::check::reach;
 crate::models![
     a_save_cancelled_while_its_buffers_complete_waits_for_them: [47] reaches ["saved", "cancelled"],
     a_save_dropped_while_its_buffer_completes_leaves_room_for_the_next: [47],
-    the_first_of_two_buffers_that_fail_is_the_error_of_the_save: [47] reaches ["first", "second"],
+    the_first_of_two_buffers_that_fail_is_the_error_of_the_save: [47] reaches ["first", "second", "both"],
     a_node_dropped_with_a_write_in_flight_stays_until_its_end: [48],
     a_write_whose_future_is_dropped_is_waited_for_by_settle: [48],
     a_context_dropped_with_a_write_in_flight_drops_the_node_here: [48],
+    settle_in_another_task_waits_for_a_request_that_was_dropped: [54, 48],
+    two_versions_of_one_cell_land_in_their_order: [55],
+    a_cancel_ends_a_save_that_waits_though_nothing_completes: [59, 47] reaches ["before it waits", "as it waits"],
 ];
 
 /// Bytes of a buffer.
@@ -38,6 +41,8 @@ struct Disk {
     /// What ends the writes, in their order.
     ends: RefCell<VecDeque<Completion<Ended>>>,
     landed: Rc<Cell<u64>>,
+    /// Where each write that has ended was, the first byte of what it wrote, and whether it landed: in the order of their ends.
+    ended: Rc<RefCell<Vec<(u64, u8, bool)>>>,
     _here: DropsHere,
 }
 
@@ -45,12 +50,19 @@ impl Disk {
     fn new(ends: impl IntoIterator<Item = Completion<Ended>>) -> (Self, Seen) {
         let (drops, here) = DropsHere::new();
         let landed = Rc::new(Cell::new(0));
+        let ended = Rc::new(RefCell::new(Vec::new()));
         let disk = Self {
             ends: RefCell::new(ends.into_iter().collect()),
             landed: landed.clone(),
+            ended: ended.clone(),
             _here: here,
         };
-        (disk, Seen { landed, drops })
+        let seen = Seen {
+            landed,
+            ended,
+            drops,
+        };
+        (disk, seen)
     }
 
     /// Holds `src` until the write has ended, as a driver must.
@@ -58,7 +70,10 @@ impl Disk {
         let end = self.ends.borrow_mut().pop_front();
         let end = end.expect("the model has an end for every write");
         let failed = |cause| BlockError::new(op, at, src.len(), cause);
-        end.await.unwrap_or(Err(Cause::Cancelled)).map_err(failed)?;
+        let end = end.await.unwrap_or(Err(Cause::Cancelled));
+        let first = src.to_vec().first().copied().unwrap_or_default();
+        self.ended.borrow_mut().push((at, first, end.is_ok()));
+        end.map_err(failed)?;
         self.landed.set(self.landed.get() + src.len());
         Ok(())
     }
@@ -67,6 +82,7 @@ impl Disk {
 /// What a model sees of its disk.
 struct Seen {
     landed: Rc<Cell<u64>>,
+    ended: Rc<RefCell<Vec<(u64, u8, bool)>>>,
     drops: Rc<Cell<usize>>,
 }
 
@@ -198,22 +214,30 @@ fn a_save_dropped_while_its_buffer_completes_leaves_room_for_the_next() {
     });
 }
 
-/// A thread and the context itself end one write each, with an error: the save's error is the one that was seen first, and it stays.
+/// A thread and the context itself end one write each, with errors that differ: the save's error is the one that the disk gave first,
+/// and it stays.
 /// Faults: a later failure replaces the first; `finalize` returns before the second has ended.
 fn the_first_of_two_buffers_that_fail_is_the_error_of_the_save() {
     let context = AioContext::new().unwrap();
     let ((a, first), (b, second)) = (end(), end());
-    let (disk, _seen) = Disk::new([first, second]);
+    let (disk, seen) = Disk::new([first, second]);
     context.block_on(async {
         let node = node(&context, disk).await;
         let save = VmstateSave::begin(&node, options(2)).unwrap();
         let completing = thread::spawn(move || a.complete(no_space()));
         let written = save.write(0, &[7; 2 * BUFFER as usize]).await;
-        b.complete(no_space());
+        b.complete(Err(Cause::Os(Errno(5))));
         let error = save.finalize().await.expect_err("both writes fail");
-        assert_eq!(error.cause, Cause::Os(Errno(28)));
-        assert_eq!(error.len, BUFFER);
-        reach(if error.offset == 0 { "first" } else { "second" });
+        let ended = seen.ended.borrow().clone();
+        let (at, _, landed) = ended[0];
+        assert!(!landed);
+        let cause = Cause::Os(Errno(if at == 0 { 28 } else { 5 }));
+        assert_eq!((error.offset, error.len), (at, BUFFER), "not the first");
+        assert_eq!(error.cause, cause, "not the first");
+        reach(if at == 0 { "first" } else { "second" });
+        if ended.len() == 2 {
+            reach("both");
+        }
         if let Err(early) = written {
             assert_eq!(early, error, "a save has one error");
         }
@@ -272,6 +296,75 @@ fn a_write_whose_future_is_dropped_is_waited_for_by_settle() {
         node.settle().await.unwrap();
         assert_eq!(landed.load(Ordering::Relaxed), 8, "settle was too early");
         assert_eq!(node.in_flight(), 0);
+    });
+}
+
+/// The task that made the request has dropped it and goes on; another one waits for the node. Nothing but the request's end wakes it.
+/// Fault: the end of the last request wakes nobody.
+fn settle_in_another_task_waits_for_a_request_that_was_dropped() {
+    let context = AioContext::new().unwrap();
+    let (disk, landed) = Blocking::new();
+    context.block_on(async {
+        let node = Rc::new(node(&context, disk).await);
+        drop_after_one_poll(&node).await;
+        let settling = context.handle().spawn({
+            let node = node.clone();
+            async move { node.settle().await }
+        });
+        settling.await.unwrap().unwrap();
+        assert_eq!(landed.load(Ordering::Relaxed), 8, "settle was too early");
+    });
+}
+
+/// The second version of a cell is complete while the first is still in flight, and there is a worker for it. A write of the second
+/// could end at once, before the first: it must not begin before the first has ended, so that what was written last is what stays.
+/// Fault: a cell is written though an older version of it is in flight.
+fn two_versions_of_one_cell_land_in_their_order() {
+    let context = AioContext::new().unwrap();
+    let ((a, first), (b, second)) = (end(), end());
+    let (disk, seen) = Disk::new([first, second]);
+    context.block_on(async {
+        let node = node(&context, disk).await;
+        let save = VmstateSave::begin(&node, options(2)).unwrap();
+        let completing = thread::spawn(move || {
+            b.complete(Ok(()));
+            a.complete(Ok(()));
+        });
+        for version in [1, 2] {
+            save.write(0, &[version; BUFFER as usize]).await.unwrap();
+        }
+        assert_eq!(save.finalize().await, Ok(BUFFER));
+        assert_eq!(*seen.ended.borrow(), [(0, 1, true), (0, 2, true)]);
+        completing.join().unwrap();
+    });
+}
+
+/// The only worker is busy and both buffers are full, so the write waits; nothing completes until it has returned.
+/// Fault: a save that waits for a flight to end does not hear of its cancel.
+fn a_cancel_ends_a_save_that_waits_though_nothing_completes() {
+    let context = AioContext::new().unwrap();
+    let (a, first) = end();
+    let (disk, seen) = Disk::new([first]);
+    context.block_on(async {
+        let node = node(&context, disk).await;
+        let save = VmstateSave::begin(&node, options(1)).unwrap();
+        let cancelling = thread::spawn({
+            let handle = save.cancel_handle();
+            move || handle.cancel()
+        });
+        let written = save.write(0, &[7; 3 * BUFFER as usize]).await;
+        assert_eq!(written.unwrap_err().cause, Cause::Cancelled);
+        reach(if save.position().0 == 0 {
+            "before it waits"
+        } else {
+            "as it waits"
+        });
+        assert_eq!(seen.landed.get(), 0);
+        a.complete(Ok(()));
+        let ended = save.finalize().await;
+        assert_eq!(ended.unwrap_err().cause, Cause::Cancelled);
+        assert_eq!(node.in_flight(), 0, "finalize returned too early");
+        cancelling.join().unwrap();
     });
 }
 

@@ -7,7 +7,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
-use super::support::{CountingWaker, Token, Tracked, host};
+use super::support::{CountingWaker, Token, Tracked, host, host_inline, poll_by};
 use crate::check::reach;
 
 crate::models![
@@ -18,8 +18,11 @@ crate::models![
     a_sender_lets_go_of_a_slot_that_the_receiver_has_left: [23],
     what_was_written_before_a_cancel_may_be_read_after_it: [45] reaches ["seen", "not yet"],
     a_cancel_ends_a_wait_that_begins_at_the_same_time: [45],
-    a_cancel_while_one_of_two_waiters_leaves_wakes_the_other: [45],
+    a_cancel_while_one_of_three_waiters_leaves_wakes_the_others: [45],
     what_two_threads_count_at_once_is_all_counted: [45],
+    a_value_delivered_to_a_waker_that_polls_at_once_arrives: [51],
+    a_cancel_between_two_polls_wakes_the_later_waker: [50, 45] reaches ["first poll", "second poll", "later waker"],
+    a_cancel_that_wakes_a_waker_that_polls_at_once_ends_the_wait: [51, 45],
 ];
 
 /// The wait ends with the value, whose memory was written on the other thread.
@@ -151,9 +154,9 @@ fn a_cancel_ends_a_wait_that_begins_at_the_same_time() {
     cancel.join().unwrap();
 }
 
-/// The one that leaves takes its own place only.
-/// Fault: the leaving waiter removes the first in the list.
-fn a_cancel_while_one_of_two_waiters_leaves_wakes_the_other() {
+/// The one that leaves takes its own place only, and the cancel wakes all others.
+/// Faults: the leaving waiter removes the first in the list; a cancel wakes one waiter.
+fn a_cancel_while_one_of_three_waiters_leaves_wakes_the_others() {
     let flag = CancelFlag::new();
     let left = Arc::new(AtomicBool::new(false));
     let (_, waker) = CountingWaker::new();
@@ -162,6 +165,9 @@ fn a_cancel_while_one_of_two_waiters_leaves_wakes_the_other() {
     let mut cx = Context::from_waker(&waker);
     assert!(stays.as_mut().poll(&mut cx).is_pending());
     assert!(leaves.as_mut().poll(&mut cx).is_pending());
+    let mut last = Box::pin(flag.cancelled());
+    let (woken, waker) = CountingWaker::new();
+    assert!(poll_by(last.as_mut(), &waker).is_pending());
     let cancel = thread::spawn({
         let flag = flag.clone();
         move || flag.cancel()
@@ -175,6 +181,7 @@ fn a_cancel_while_one_of_two_waiters_leaves_wakes_the_other() {
     });
     host(stays);
     cancel.join().unwrap();
+    assert_eq!(woken.wakes(), 1, "the cancel did not wake the last");
     leaving.join().unwrap();
     assert!(left.load(Ordering::Relaxed));
 }
@@ -192,4 +199,59 @@ fn what_two_threads_count_at_once_is_all_counted() {
         thread.join().unwrap();
     }
     assert_eq!(counter.get(), 7);
+}
+
+/// The receiver is polled inside the wake, on the sender's thread.
+/// Fault: the sender wakes while it holds the slot's lock.
+fn a_value_delivered_to_a_waker_that_polls_at_once_arrives() {
+    let (completer, completion) = slot();
+    let sender = thread::spawn(move || completer.complete(5));
+    assert_eq!(host_inline(completion), Ok(5));
+    sender.join().unwrap();
+}
+
+/// As for the slot: the last waker is what counts, and a wait that was dropped keeps no waker.
+/// Faults: a wait keeps its first waker; a wait that is dropped stays in the list.
+fn a_cancel_between_two_polls_wakes_the_later_waker() {
+    let flag = CancelFlag::new();
+    let cancel = thread::spawn({
+        let flag = flag.clone();
+        move || flag.cancel()
+    });
+    let (_, first) = CountingWaker::new();
+    let (later, second) = CountingWaker::new();
+    let mut wait = Box::pin(flag.cancelled());
+    if poll_by(wait.as_mut(), &first).is_ready() {
+        reach("first poll");
+        cancel.join().unwrap();
+        return;
+    }
+    let mut other = Box::pin(flag.cancelled());
+    let (dropped, third) = CountingWaker::new();
+    let _ = poll_by(other.as_mut(), &third);
+    drop((other, third));
+    let kept = std::sync::Arc::strong_count(&dropped) > 1;
+    // Perhaps by a cancel that is about to wake it.
+    assert!(!kept || flag.is_cancelled(), "a wait that is over is kept");
+    let polled = poll_by(wait.as_mut(), &second);
+    cancel.join().unwrap();
+    if polled.is_ready() {
+        reach("second poll");
+    } else {
+        reach("later waker");
+        assert_eq!(later.wakes(), 1, "the waker of the last poll was not woken");
+        assert!(poll_by(wait.as_mut(), &second).is_ready());
+    }
+}
+
+/// Fault: the flag wakes while it holds its list.
+fn a_cancel_that_wakes_a_waker_that_polls_at_once_ends_the_wait() {
+    let flag = CancelFlag::new();
+    let cancel = thread::spawn({
+        let flag = flag.clone();
+        move || flag.cancel()
+    });
+    host_inline(flag.cancelled());
+    assert!(flag.is_cancelled());
+    cancel.join().unwrap();
 }

@@ -1,11 +1,12 @@
 //! What models share: a sleeper that stands for the eventfd, wakers that loom sees, values that tell of their drop.
 use std::cell::Cell;
-use std::pin::pin;
-use std::rc::Rc;
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
 use std::sync::Arc as StdArc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use aio_task::Unpark;
+use futures::future::LocalBoxFuture;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
@@ -88,6 +89,143 @@ pub(crate) fn host<F: Future>(future: F) -> F::Output {
             return output;
         }
         bell.sleep();
+    }
+}
+
+/// A waker that runs `wake`, on whatever thread it is woken.
+pub(crate) fn waker_that(wake: impl Fn() + Send + Sync + 'static) -> Waker {
+    struct Runs<F>(F);
+    impl<F: Fn() + Send + Sync> Wake for Runs<F> {
+        fn wake(self: StdArc<Self>) {
+            self.wake_by_ref();
+        }
+
+        fn wake_by_ref(self: &StdArc<Self>) {
+            (self.0)();
+        }
+    }
+    Waker::from(StdArc::new(Runs(wake)))
+}
+
+/// Polls a future once with this waker.
+pub(crate) fn poll_by<F: Future + ?Sized>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(waker))
+}
+
+/// The future as the task that now polls it has it from another one, which polled it before.
+pub(crate) async fn moved_from_another_task<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let (_, other) = CountingWaker::new();
+    match poll_by(future.as_mut(), &other) {
+        Poll::Ready(output) => output,
+        Poll::Pending => future.await,
+    }
+}
+
+/// Another executor, on several threads: whoever wakes the future polls it, inside the wake. Returns its output on the thread that
+/// called this.
+pub(crate) fn host_inline<F>(future: F) -> F::Output
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    struct Inline<F: Future> {
+        future: Mutex<Option<Pin<Box<F>>>>,
+        output: Mutex<Option<F::Output>>,
+        done: EventFd,
+    }
+    impl<F: Future<Output: Send> + Send + 'static> Wake for Inline<F> {
+        fn wake(self: StdArc<Self>) {
+            let waker = Waker::from(self.clone());
+            let mut place = self.future.lock().unwrap();
+            let Some(future) = &mut *place else { return };
+            if let Poll::Ready(output) = poll_by(future.as_mut(), &waker) {
+                *place = None;
+                drop(place);
+                *self.output.lock().unwrap() = Some(output);
+                self.done.unpark();
+            }
+        }
+    }
+    let inline = StdArc::new(Inline {
+        future: Mutex::new(Some(Box::pin(future))),
+        output: Mutex::new(None),
+        done: EventFd::new(),
+    });
+    inline.clone().wake();
+    inline.done.sleep();
+    let output = inline.output.lock().unwrap().take();
+    output.expect("it is done")
+}
+
+/// Another executor on this thread: a wake polls the future at once, inside the wake. Ends with the guard.
+pub(crate) struct InlineHere<'a> {
+    place: Rc<Place<'a>>,
+}
+
+struct Place<'a> {
+    /// Out while it is being polled, gone when it is done.
+    future: Cell<Option<LocalBoxFuture<'a, ()>>>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl<'a> InlineHere<'a> {
+    /// Polls `future` for the first time.
+    pub(crate) fn start(future: impl Future<Output = ()> + 'a) -> Self {
+        let place = Rc::new(Place {
+            future: Cell::new(Some(Box::pin(future))),
+            waker: Cell::new(None),
+        });
+        // The waker outlives nothing: it does nothing once the guard has taken the future away.
+        let weak = ThisThread(Rc::downgrade(&place), thread::current().id());
+        // SAFETY: only the lifetime of what the future borrows is forgotten. `Drop` of the guard, which has that lifetime, takes the
+        // future out, and a waker does nothing without it.
+        #[allow(unsafe_code)]
+        let weak: ThisThread<Weak<Place<'static>>> = unsafe { std::mem::transmute(weak) };
+        let waker = waker_that(move || {
+            if let Some(place) = weak.get().upgrade() {
+                place.poll();
+            }
+        });
+        place.waker.set(Some(waker));
+        place.poll();
+        Self { place }
+    }
+}
+
+impl Place<'_> {
+    fn poll(&self) {
+        let (Some(mut future), Some(waker)) = (self.future.take(), self.waker.take()) else {
+            return; // it is being polled, or done
+        };
+        self.waker.set(Some(waker.clone()));
+        if poll_by(future.as_mut(), &waker).is_pending() {
+            self.future.set(Some(future));
+        }
+    }
+}
+
+impl Drop for InlineHere<'_> {
+    fn drop(&mut self) {
+        drop(self.place.future.take());
+        drop(self.place.waker.take());
+    }
+}
+
+/// Something that only one thread touches, though a waker may carry it anywhere.
+struct ThisThread<T>(T, thread::ThreadId);
+
+// SAFETY: `get` insists on the thread. A drop elsewhere would be wrong; loom runs all threads of a model on one thread of the system.
+#[allow(unsafe_code)]
+unsafe impl<T> Send for ThisThread<T> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl<T> Sync for ThisThread<T> {}
+
+impl<T> ThisThread<T> {
+    fn get(&self) -> &T {
+        assert_eq!(self.1, thread::current().id(), "woken on another thread");
+        &self.0
     }
 }
 

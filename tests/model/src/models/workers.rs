@@ -5,6 +5,7 @@ use std::panic::panic_any;
 use std::rc::Rc;
 use std::time::Duration;
 
+use aio_task::edge::slot;
 use aio_task::model::while_time_passes;
 use aio_task::{
     AioContext, AioTaskPool, JobError, PoolError, WaitAllError, WaitOneError, WorkerPool,
@@ -30,6 +31,7 @@ crate::models![
     a_worker_that_leaves_idle_as_a_job_comes_strands_nothing: [46] reaches ["stayed", "left"],
     a_worker_that_leaves_idle_is_not_waited_for_by_the_shutdown: [46] reaches ["stayed", "left"],
     a_worker_without_patience_leaves_and_another_takes_the_next_job: [46] reaches ["stayed", "left"],
+    a_job_that_waits_for_a_later_one_does_not_wait_for_ever: [53, 38],
     context_pool_and_worker_together_keep_order_and_status: [40],
     context_pool_and_two_workers_end_all_they_began: [40] reaches ["some ended", "all had ended", "some were busy"],
 ];
@@ -39,10 +41,17 @@ fn workers(max: usize) -> WorkerPool {
 }
 
 /// Two jobs, one worker: the second is still queued when the shutdown comes.
-/// Faults: a worker leaves when the pool is closed, whatever is queued; a close wakes nobody.
+/// Faults: a worker leaves when the pool is closed, whatever is queued; a close wakes nobody; the job that came last runs first.
 fn a_shutdown_runs_what_is_queued() {
     let workers = workers(1);
-    let jobs = [1, 2].map(|number| workers.run(move || number));
+    let order = Arc::new(AtomicUsize::new(0));
+    let jobs = [1, 2].map(|number| {
+        let order = order.clone();
+        workers.run(move || {
+            assert_eq!(order.fetch_add(1, Ordering::Relaxed) + 1, number);
+            number
+        })
+    });
     workers.shutdown();
     assert_eq!(workers.threads(), 0, "shutdown left a thread");
     for (job, expected) in jobs.into_iter().zip([1, 2]) {
@@ -147,6 +156,19 @@ fn jobs_of_two_threads_start_no_more_workers_than_allowed() {
     host(workers.run(job(&inside))).unwrap();
     other.join().unwrap();
     assert_eq!(workers.threads(), 1);
+}
+
+/// One worker is idle, there may be two, and two jobs come, of which the first waits for the second. The idle worker has not woken
+/// yet when the second comes: it counts for one job.
+/// Fault: a job starts no worker while another is counted as idle.
+fn a_job_that_waits_for_a_later_one_does_not_wait_for_ever() {
+    let workers = workers(2);
+    host(workers.run(|| ())).unwrap();
+    let (completer, completion) = slot();
+    let waiting = workers.run(move || host(completion).unwrap());
+    let completing = workers.run(move || completer.complete(5));
+    assert_eq!(host(waiting).unwrap(), 5);
+    host(completing).unwrap();
 }
 
 /// Faults: the panic ends the worker; its payload is lost; the result never comes.
