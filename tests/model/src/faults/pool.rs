@@ -246,4 +246,18 @@ pub(super) const FAULTS: &[Fault] = &[
         "None if self.has_free_slot() => Poll::Ready(()),",
         &["a_newcomer_does_not_overtake_a_hint_in_its_turn"],
     ),
+    fault(
+        "a pool does not know that its context lost a task",
+        "aio-task/src/pool/task.rs",
+        "            self.cell.state.lost.set(true);",
+        "",
+        &["context_pool_and_two_workers_end_all_they_began"],
+    ),
+    fault(
+        "a task of a pool that has gone is kept while it is pending",
+        "aio-task/src/pool/task.rs",
+        "            Ok(Poll::Pending) if self.state.is_closed() => Outcome::Cancelled,\n",
+        "",
+        &["a_task_that_drops_its_pool_ends_with_that_poll"],
+    ),
 ];

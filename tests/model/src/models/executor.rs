@@ -1,7 +1,7 @@
 //! The executor: run queue, live tasks, `block_on`, the drop of a context.
 use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::panic_any;
@@ -402,7 +402,7 @@ fn a_deadline_that_passed_swallows_no_later_wake() {
 }
 
 /// The timer is polled outside of every task, by one executor and then by another. Jobs come meanwhile.
-/// Faults: a timer keeps its first waker; a second poll does not bring its waker.
+/// Faults: a timer keeps its first waker; a second poll does not bring its waker; a due timer takes a later one along.
 fn a_timer_polled_by_two_wakers_wakes_the_later() {
     let clock = ManualClock::new();
     let context = AioContext::builder().clock(&clock).build().unwrap();
@@ -418,10 +418,19 @@ fn a_timer_polled_by_two_wakers_wakes_the_later() {
     assert!(poll_by(sleep.as_mut(), &first).is_pending());
     assert!(poll_by(sleep.as_mut(), &second).is_pending());
     assert_keeps_nothing(context.handle().sleep(Duration::from_secs(1)));
+    let (woken, third) = CountingWaker::new();
+    let mut longer = pin!(context.handle().sleep(Duration::from_secs(2)));
+    assert!(poll_by(longer.as_mut(), &third).is_pending());
     clock.advance(Duration::from_secs(1));
     context.by_hand().run_until_stalled();
     assert_eq!(later.wakes(), 1, "the waker of the last poll was not woken");
     assert!(poll_by(sleep.as_mut(), &second).is_ready());
+    assert_eq!(woken.wakes(), 0, "a timer that is not due has fired");
+    clock.advance(Duration::from_secs(1));
+    context.by_hand().run_until_stalled();
+    assert_eq!(woken.wakes(), 1, "a later timer is lost");
+    let both = pin!(context.handle().timeout(Duration::ZERO, ready(5)));
+    assert_eq!(poll_by(both, &third), Poll::Ready(Ok(5)));
     submitting.join().unwrap();
 }
 

@@ -110,10 +110,12 @@ fn a_hosted_context_dropped_by_its_host_drops_what_is_on_its_way() {
         let _ = completion.await;
     };
     context.handle().spawn(waiting).detach();
-    host(futures::future::select(
-        context.drive(),
-        futures::future::ready(()),
-    ));
+    let (left, waker) = CountingWaker::new();
+    let mut drive = Box::pin(context.drive());
+    assert!(poll_by(drive.as_mut(), &waker).is_pending());
+    drop(drive);
+    context.handle().spawn(async {}).detach();
+    assert_eq!(left.wakes(), 0, "a host that has left is woken");
     let completing = thread::spawn(move || completer.complete(5));
     drop(context);
     assert_eq!(drops.get(), 1);

@@ -24,6 +24,7 @@ crate::models![
     wait_one_returns_though_both_tasks_ended_before_it_looked: [31] reaches ["one", "both"],
     a_task_that_panics_while_another_ends_frees_its_slot_once: [32] reaches ["first", "second"],
     a_pool_dropped_while_its_io_completes_drops_the_task_once: [33],
+    a_task_that_drops_its_pool_ends_with_that_poll: [33],
     a_task_cancelled_while_its_io_completes_frees_its_slot_once: [33, 45] reaches ["completed", "cancelled"],
     a_waiter_that_leaves_the_line_passes_its_slot_on: [34] reaches ["in line", "served"],
     a_start_that_leaves_the_line_drops_its_task_unpolled: [34] reaches ["in line", "served"],
@@ -209,6 +210,32 @@ fn a_pool_dropped_while_its_io_completes_drops_the_task_once() {
     );
     drop(context);
     assert_eq!(tokens.load(loom::sync::atomic::Ordering::Acquire), 1);
+}
+
+/// The task itself drops the last handle when another thread has completed what it waits for, and waits on: it is over then.
+/// Fault: a task of a pool that has gone is kept as long as it is pending.
+fn a_task_that_drops_its_pool_ends_with_that_poll() {
+    let context = AioContext::new().unwrap();
+    let pool = pool(&context, 1);
+    let (completer, completion) = slot();
+    let (drops, here) = DropsHere::new();
+    let thread = complete_elsewhere(completer, ());
+    let (dropping, dropped) = slot();
+    context.block_on(async {
+        let held = pool.clone();
+        let task = async move {
+            let _here = here;
+            completion.await.unwrap();
+            drop(held);
+            dropping.complete(());
+            std::future::pending().await
+        };
+        pool.start_task(task).await.unwrap();
+        drop(pool);
+        dropped.await.unwrap();
+        assert_eq!(drops.get(), 1, "the pool is gone, its task is not");
+    });
+    thread.join().unwrap();
 }
 
 /// One thread cancels, another completes: one end of the task, whichever came first, and the next in line has the slot.

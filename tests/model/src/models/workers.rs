@@ -305,7 +305,12 @@ fn context_pool_and_two_workers_end_all_they_began() {
             reach("some were busy");
         }
     });
+    let all = match pool.busy() {
+        0 => Ok(()),
+        _ => Err(WaitAllError::NotDriven),
+    };
     drop(context);
+    assert_eq!(host(pool.wait_all()), all, "a lost task is not reported");
     assert_eq!(pool.busy(), 0, "the context is gone, its task is not");
     workers.shutdown();
     assert_eq!(ran.load(Ordering::Acquire), 2);
