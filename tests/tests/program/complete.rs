@@ -350,6 +350,52 @@ fn a_result_that_cannot_be_printed_says_what_is_done() {
     assert_eq!(help.status.code(), Some(1));
 }
 
+#[test]
+fn a_command_with_too_few_descriptors_succeeds_or_ends_with_a_message() {
+    let (mut failed, mut done) = (0, 0);
+    for limit in 12..32 {
+        let folder = disk_folder();
+        fs::write(folder.path().join("s"), "a state").expect("written");
+        let script = format!("ulimit -n {limit}; exec \"$0\" save f < s");
+        let output = shell(folder.path(), &script);
+        match output.status.code() {
+            Some(0) => {
+                done += 1;
+                assert_holds(&folder.path().join("f"), b"a state");
+            }
+            _ => {
+                failed += 1;
+                let line = failure(&output);
+                assert!(line.contains("Too many open files"), "{line}");
+                assert_eq!(names(folder.path()), ["s"]);
+            }
+        }
+    }
+    assert!(failed > 0 && done > 0, "{failed} failed, {done} done");
+}
+
+#[test]
+fn signals_need_no_watch_of_epoll() {
+    // A watch may be refused at any time (fs.epoll.max_user_watches), and then no signal would stop the command.
+    let folder = disk_folder();
+    let mut save = begun_save(folder.path(), &["save", "f"]);
+    let of_process = format!("/proc/{}", save.id());
+    let mut watched = 0;
+    for entry in fs::read_dir(format!("{of_process}/fd")).expect("its descriptors") {
+        let number = entry.expect("a descriptor").file_name();
+        let number = number.to_str().expect("a number");
+        let link = fs::read_link(format!("{of_process}/fd/{number}")).expect("a link");
+        if link.to_string_lossy().contains("eventpoll") {
+            let info = fs::read_to_string(format!("{of_process}/fdinfo/{number}"));
+            let info = info.expect("what epoll watches");
+            watched += info.lines().filter(|line| line.starts_with("tfd:")).count();
+        }
+    }
+    drop(save.stdin.take());
+    save.wait().expect("the program ends");
+    assert_eq!(watched, 1, "the context's own wake-ups, and nothing else");
+}
+
 /// The line on stderr of a run that must have failed, in words or in JSON.
 fn failure_of(output: &std::process::Output, args: &str) -> String {
     match args.ends_with("--json") {

@@ -66,6 +66,10 @@ async fn check(cx: &Cx, args: &CheckArgs) -> Result<CheckReport, Failure> {
         Err(error) => return Err(image_failure(cx, path, path, &error).await),
     };
     drop(child);
+    if args.repair.is_some() {
+        let place = file.check_place(cx, "check").await;
+        place.map_err(|e| e.leaving("the repair is complete in the file that was opened"))?;
+    }
     file.close().await?;
     Ok(report)
 }

@@ -48,14 +48,17 @@ async fn create(
 ) -> Result<u64, Failure> {
     let shown = args.file.display().to_string();
     let prepare = Target::prepare(cx, &args.file, Making::Image, args.force);
-    let mut target = cx.unless_stopped(&shown, CREATE, prepare).await?;
+    let untouched = |failure: Failure| failure.leaving("nothing was written");
+    let prepared = cx.unless_stopped(&shown, CREATE, prepare).await;
+    let mut target = prepared.map_err(untouched)?;
     let mut data = match data_file {
         Some(path) => {
             let prepare = Target::prepare(cx, path, Making::State, args.force);
-            let data = cx.unless_stopped(&shown, CREATE, prepare).await?;
+            let data = cx.unless_stopped(&shown, CREATE, prepare).await;
+            let data = data.map_err(untouched)?;
             if data.is_same(&target) {
                 let why = "the data file is the image itself";
-                return Err(Failure::new(&shown, CREATE, why).leaving("nothing was written"));
+                return Err(untouched(Failure::new(&shown, CREATE, why)));
             }
             Some(data)
         }

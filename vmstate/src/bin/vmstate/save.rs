@@ -31,7 +31,8 @@ pub(crate) fn run(args: &SaveArgs) -> Result<(), Failure> {
 async fn into_file(cx: &Cx, args: &SaveArgs) -> Result<(), Failure> {
     let shown = args.file.display().to_string();
     let prepare = Target::prepare(cx, &args.file, Making::State, args.force);
-    let mut target = cx.unless_stopped(&shown, "save", prepare).await?;
+    let prepared = cx.unless_stopped(&shown, "save", prepare).await;
+    let mut target = prepared.map_err(|e| e.leaving("nothing was written"))?;
     if args.output.json {
         let temporary = target.temporary().display().to_string();
         let started = json!({"file": shown, "temporary": temporary});
@@ -104,9 +105,7 @@ async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failu
         (Err(failure), Err(_)) => return Err(failure.leaving(leaked())),
     };
     // Once more: the record may have gone into a file that no longer has the name.
-    place.map_err(|e| {
-        e.leaving("the snapshot is complete in the file that was opened, which is not the one of that name")
-    })?;
+    place.map_err(|e| e.leaving("the snapshot is complete in the file that was opened"))?;
     let transfer = Transfer::new(&graph, bytes, pieces, seconds);
     warn(args, doubt);
     report::transfer("saved", &shown, Some(name), &transfer, args.output);

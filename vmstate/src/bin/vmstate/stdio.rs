@@ -89,11 +89,11 @@ pub(crate) fn stdout_is_open() -> Result<(), Failure> {
 /// Rust's runtime opens /dev/null for it before `main`, for reading and writing. A redirection (`</dev/null`, `>/dev/null`) opens it one
 /// way only. Some programs (Python's `DEVNULL`, daemons) open it both ways, which cannot be told from the runtime's.
 fn was_closed(stream: BorrowedFd<'_>) -> bool {
-    let Ok(flags) = rustix::fs::fcntl_getfl(stream) else {
-        return true;
-    };
-    let Ok(found) = rustix::fs::fstat(stream) else {
-        return true;
+    let (flags, found) = match (rustix::fs::fcntl_getfl(stream), rustix::fs::fstat(stream)) {
+        (Ok(flags), Ok(found)) => (flags, found),
+        (Err(Errno::BADF), _) | (_, Err(Errno::BADF)) => return true,
+        // Not known: the first read or write finds out.
+        _ => return false,
     };
     let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
     flags & OFlags::RWMODE == OFlags::RDWR

@@ -122,13 +122,20 @@ impl Target {
 
     /// Removes the temporary file; what is on disk then, as it is found there.
     pub(crate) fn left_behind(&mut self) -> String {
-        let found = fs::metadata(&self.file).map(|found| identity(&found));
-        let file = match (&self.existing, found) {
-            (Some((_, checked)), Ok(found)) if found == *checked => "the file is as it was",
-            (Some(_), Ok(_)) => "another file has taken the place of the old one",
-            (Some(_), Err(_)) => "the old file is no longer there",
-            (None, Ok(_)) => "a file of that name has appeared and is as it was",
-            (None, Err(_)) => "there is no such file",
+        let found = match fs::metadata(&self.file) {
+            Ok(found) => Ok(Some(identity(&found))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        let checked = self.existing.as_ref().map(|(_, identity)| *identity);
+        let file = match (checked, found) {
+            (Some(checked), Ok(Some(found))) if found == checked => "the file is as it was",
+            (Some(_), Ok(Some(_))) => "another file has taken the place of the old one",
+            (Some(_), Ok(None)) => "the old file is no longer there",
+            (None, Ok(Some(_))) => "a file of that name has appeared and is as it was",
+            (None, Ok(None)) => "there is no such file",
+            (Some(_), Err(_)) => "the old file was not touched",
+            (None, Err(_)) => "no file of that name was made",
         };
         match self.temporary.remove() {
             Ok(true) => format!("{file}, the temporary file was removed"),
