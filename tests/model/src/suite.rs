@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_report_of_loom_and_a_panic_of_ours_are_verdicts() {
         let by_loom = |message| {
-            let place = "/home/x/.cargo/registry/src/index/loom-0.7.2/src/rt/execution.rs:216:13";
+            let place = "/registry/src/index/loom-0.7.2/src/rt/execution.rs:216:13";
             found(
                 FAILED,
                 &format!("begins\nexecution 7: panicked at {place}:\n{message}\n"),
