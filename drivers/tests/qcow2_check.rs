@@ -125,6 +125,28 @@ fn an_image_of_ours_is_clean_and_a_repair_leaves_every_byte() {
     }
 }
 
+#[test]
+fn a_repair_that_writes_clears_the_autoclear_features_that_are_not_known_first() {
+    let mut bytes = image("cluster_size=4k", 0);
+    bytes[88] = 0x80;
+    let (repaired, after) = repair(&bytes, RepairLevel::All);
+    assert!(repaired.expect("repaired").is_clean());
+    assert!(after == bytes, "nothing was wrong, so nothing is written");
+    // One cluster is leaked.
+    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8")) as usize;
+    let clusters = bytes.len().div_ceil(4096);
+    let count = number(number(48)) + clusters * 2;
+    bytes.resize((clusters + 1) * 4096, 0);
+    bytes[count + 1] = 1;
+    let ((report, writes), after) = with(&bytes, async |file, control| {
+        let report = qcow2::repair(file, RepairLevel::Leaks).await;
+        (report, control.records_of(Op::Write))
+    });
+    assert_eq!(report.expect("repaired").leaks_fixed, 1);
+    assert_eq!((writes[0].offset, writes[0].len), (88, 8), "the first");
+    assert_eq!(after[88..96], [0; 8]);
+}
+
 /// Snapshots share L2 tables: with many of them the same tables are not read over and over.
 #[test]
 fn a_table_that_many_snapshots_share_is_read_as_often_as_one_that_none_shares() {

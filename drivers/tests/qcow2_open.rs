@@ -3,7 +3,7 @@
 use aio_task::AioContext;
 use block_core::test_disk::{TestDisk, TestDiskControl, TestDiskOptions};
 use block_core::{
-    BlockChild, BlockNode, Cause, DiskOffset, NodeBuilder, Op, Permissions, WriteFlags,
+    BlockChild, BlockNode, Cause, DiskOffset, Errno, NodeBuilder, Op, Permissions, WriteFlags,
 };
 use block_drivers::qcow2::{
     self, BackingFile, CreateOptions, Qcow2Driver, Qcow2Error, Qcow2Options,
@@ -208,16 +208,51 @@ fn an_encrypted_image_is_refused_by_name() {
 }
 
 #[test]
-fn autoclear_features_that_nobody_here_keeps_go_when_the_image_is_written_to_and_stay_when_it_is_read()
- {
+fn autoclear_features_that_are_not_known_go_before_the_first_write_and_not_before() {
     let bench = Bench::new("cluster_size=4k").with_data();
     let sound = bench.control.contents();
+    let mut bench = bench.changed(|bytes| set_bit(bytes, AUTOCLEAR, 33));
+    for options in [read_only(), Qcow2Options::default()] {
+        bench.open_and_close(options);
+        assert_eq!(field(&bench.control.contents(), AUTOCLEAR), 1 << 33);
+        bench = bench.reopened();
+    }
+    bench.control.take_records();
+    bench.context.block_on(async {
+        let image = bench.image(Qcow2Options::default()).await;
+        let written = image.pwrite(DiskOffset(0), &[5; CLUSTER], WriteFlags::default());
+        written.await.expect("written");
+        image.close().await.expect("closed");
+    });
+    assert!(bench.control.contents() == sound, "the same data");
+    let changes = bench.control.records();
+    let changes: Vec<Op> = changes
+        .iter()
+        .map(|record| record.op)
+        .filter(|op| [Op::Write, Op::Flush].contains(op))
+        .collect();
+    assert_eq!(changes[..3], [Op::Write, Op::Flush, Op::Write]);
+}
+
+#[test]
+fn a_header_that_cannot_be_written_keeps_everything_else_from_being_written() {
+    let bench = Bench::new("cluster_size=4k").with_data();
     let bench = bench.changed(|bytes| set_bit(bytes, AUTOCLEAR, 33));
-    bench.open_and_close(read_only());
-    assert_eq!(field(&bench.control.contents(), AUTOCLEAR), 1 << 33);
-    let bench = bench.reopened();
-    bench.open_and_close(Qcow2Options::default());
-    assert_eq!(bench.control.contents(), sound);
+    let before = bench.control.contents();
+    bench.context.block_on(async {
+        let image = bench.image(Qcow2Options::default()).await;
+        for op in [Op::Write, Op::Flush] {
+            bench.control.fail_nth(op, 0, Errno::IO);
+            let written = image.pwrite(DiskOffset(0), &[6; CLUSTER], WriteFlags::default());
+            written.await.expect_err("the header comes first");
+            let after = bench.control.contents();
+            assert!(after[CLUSTER..] == before[CLUSTER..], "{op:?}");
+        }
+        let written = image.pwrite(DiskOffset(0), &[6; CLUSTER], WriteFlags::default());
+        written.await.expect("tried again");
+        image.close().await.expect("closed");
+    });
+    assert_eq!(field(&bench.control.contents(), AUTOCLEAR), 0);
 }
 
 #[test]

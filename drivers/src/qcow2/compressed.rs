@@ -63,6 +63,10 @@ impl Image {
             let (at, len) = (at.0, src.len());
             return Err(Qcow2Error::Compressed { at, len }.into());
         }
+        if !src.is_empty() {
+            self.check_writable()?;
+            self.before_guest_change().await?;
+        }
         let mut done = 0;
         while done < src.len() {
             self.check_writable()?;

@@ -318,6 +318,11 @@ pub enum Qcow2Error {
         /// The field in question.
         value: u64,
     },
+    /// The image has persistent bitmaps, which tell what has changed on the disk: a snapshot cannot take the disk's place under them.
+    ActiveBitmaps {
+        /// How many.
+        bitmaps: u32,
+    },
     /// Internal snapshots of an image with an external data file, whose clusters cannot be kept by them.
     SnapshotsWithDataFile,
     /// A view of the snapshot is open.
@@ -394,7 +399,7 @@ impl Qcow2Error {
             Self::OutOfMemory { .. } => Errno::NOMEM,
             Self::CorruptBit => Errno::ACCES,
             Self::Denied { .. } => Errno::PERM,
-            Self::SnapshotInUse { .. } => Errno::BUSY,
+            Self::SnapshotInUse { .. } | Self::ActiveBitmaps { .. } => Errno::BUSY,
             Self::Version { .. }
             | Self::Encrypted { .. }
             | Self::IncompatibleFeatures { .. }
@@ -611,6 +616,10 @@ impl fmt::Display for Qcow2Error {
                 reason,
                 value,
             } => write!(f, "bitmap directory entry {index}: {reason} ({value})"),
+            Self::ActiveBitmaps { bitmaps } => write!(
+                f,
+                "the disk cannot be replaced while the image has persistent bitmaps ({bitmaps}); `qemu-img bitmap --remove` removes one"
+            ),
             Self::SnapshotsWithDataFile => {
                 f.write_str("an image with an external data file can have no internal snapshots")
             }
@@ -641,7 +650,9 @@ impl From<Qcow2Error> for Cause {
         match error {
             Qcow2Error::Io { error, .. } => error.cause,
             Qcow2Error::OutOfMemory { bytes, .. } => Self::OutOfMemory { bytes },
-            error @ Qcow2Error::SnapshotInUse { .. } => Self::Busy(error.to_string().into()),
+            error @ (Qcow2Error::SnapshotInUse { .. } | Qcow2Error::ActiveBitmaps { .. }) => {
+                Self::Busy(error.to_string().into())
+            }
             error if error.is_corruption() => Self::Corrupt(error.to_string().into()),
             error => Self::Driver(error.to_string().into()),
         }

@@ -2,11 +2,17 @@
 
 use super::Result;
 use super::error::{Qcow2Error, Table};
-use block_core::{BlockChild, Cause, DiskOffset, IoVector, ReadVector, WriteFlags};
+use aio_task::CoMutex;
+use block_core::{BlockChild, Cause, DiskOffset, IoVector, ReadVector, WriteFlags, ZeroFlags};
+use std::cell::Cell;
 
 /// A child that holds the image, or the guest's data of one with an external data file.
 pub(super) struct ImageFile {
     child: BlockChild,
+    /// What has to be on disk before anything else is written: where, and which bytes.
+    first: Cell<Option<(u64, [u8; 8])>>,
+    /// Held while that is written.
+    turn: CoMutex<()>,
 }
 
 /// Longest single write of [`ImageFile::write`]; also what zeroes are written with.
@@ -14,7 +20,11 @@ const PIECE: u64 = 1 << 20;
 
 impl ImageFile {
     pub(super) fn new(child: BlockChild) -> Self {
-        Self { child }
+        Self {
+            child,
+            first: Cell::new(None),
+            turn: CoMutex::default(),
+        }
     }
 
     pub(super) fn child(&self) -> &BlockChild {
@@ -65,8 +75,36 @@ impl ImageFile {
         (head, result.map_err(|e| e.cause))
     }
 
+    /// Before anything else is written to this file, `bytes` are written at `at` and made stable. Nothing is written for this alone.
+    pub(super) fn write_first(&self, at: u64, bytes: [u8; 8]) {
+        self.first.set(Some((at, bytes)));
+    }
+
+    /// Something is about to be written: what had to be there before it is on disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says. Nothing else may be written then; the next write tries again.
+    async fn before_write(&self) -> Result<()> {
+        if self.first.get().is_none() {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().await;
+        let Some((at, bytes)) = self.first.get() else {
+            return Ok(()); // done by the one before
+        };
+        let written = self
+            .child
+            .pwrite(DiskOffset(at), &bytes, WriteFlags::default());
+        written.await.map_err(|e| e.cause)?;
+        self.flush().await?;
+        self.first.set(None);
+        Ok(())
+    }
+
     /// Writes owned memory.
     pub(super) async fn writev(&self, at: u64, src: IoVector) -> Result<()> {
+        self.before_write().await?;
         let written = self
             .child
             .pwritev(DiskOffset(at), src, WriteFlags::default());
@@ -75,6 +113,7 @@ impl ImageFile {
 
     /// Writes borrowed bytes, in pieces.
     pub(super) async fn write(&self, at: u64, src: &[u8]) -> Result<()> {
+        self.before_write().await?;
         let pieces = src.chunks(PIECE as usize);
         for (place, piece) in (at..).step_by(PIECE as usize).zip(pieces) {
             let written = self
@@ -83,6 +122,13 @@ impl ImageFile {
             written.await.map_err(|e| e.cause)?;
         }
         Ok(())
+    }
+
+    /// Makes bytes zeroes, with or without space for them.
+    pub(super) async fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Result<()> {
+        self.before_write().await?;
+        let zeroed = self.child.pwrite_zeroes(DiskOffset(at), len, flags);
+        zeroed.await.map_err(|e| e.cause)
     }
 
     /// Makes stable what was written before.

@@ -586,6 +586,12 @@ fn too_short(bytes: u64, needed: usize) -> Qcow2Error {
 }
 
 /// The big-endian number at `at` of fields that are long enough; 0 where they are not.
+pub(crate) fn be16(fields: &[u8], at: usize) -> u16 {
+    let bytes = fields.get(at..).and_then(|rest| rest.first_chunk());
+    bytes.map_or(0, |bytes| u16::from_be_bytes(*bytes))
+}
+
+/// The big-endian number at `at` of fields that are long enough; 0 where they are not.
 pub(crate) fn be32(fields: &[u8], at: usize) -> u32 {
     let bytes = fields.get(at..).and_then(|rest| rest.first_chunk());
     bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))

@@ -1,6 +1,7 @@
 //! One open image: all that is kept in memory of it.
 
 use super::backing::Backing;
+use super::bitmaps::Bitmaps;
 use super::cache::SliceCache;
 use super::commit::Commits;
 use super::error::{Qcow2Error, Table};
@@ -61,6 +62,8 @@ pub(super) struct Image {
     pub(super) snapshots: Snapshots,
     /// What snapshot operations have left to be done.
     pub(super) leftovers: Leftovers,
+    /// Whether the persistent bitmaps are still true.
+    pub(super) bitmaps: Bitmaps,
     /// The state that is being saved.
     pub(super) vmstate: Vmstate,
 }

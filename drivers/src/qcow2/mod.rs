@@ -55,7 +55,8 @@
 //! | a new image; what an image says of itself | `create.rs`, `create/`, `info.rs` |
 //! | an image with its data file and backing files | `chain.rs`, `chain/` |
 //! | internal snapshots, the machine's state | `snapshot.rs`, `snapshot/`, `vmstate.rs`, `walk.rs` |
-//! | opening and closing; what is dropped before writing | `open.rs`, `bitmaps.rs` |
+//! | opening and closing | `open.rs` |
+//! | what must be marked before a change | `bitmaps.rs`, `bitmaps/` |
 //!
 //! # Order
 //!
@@ -66,12 +67,12 @@
 //!
 //! # Not done
 //!
-//! Encrypted images are refused by name, and so are unknown incompatible features. Bitmaps are not kept up to date: they are dropped, as the
-//! format's rules for autoclear features say, when an image that has them is opened for writing. Lazy refcounts are honoured and never used.
+//! Encrypted images are refused by name, and so are unknown incompatible features. Bitmaps are not kept up to date: the first change
+//! of the disk marks them as in use (`bitmaps.rs`). Lazy refcounts are honoured and never used.
 
 mod allocate; // free clusters, found and taken
 mod backing; // what shows through
-mod bitmaps; // dropped before the first write
+mod bitmaps; // and what else must not lie after a write
 mod cache; // slices of tables in memory
 mod chain; // an image with all that it stands on
 mod check; // qemu-img check

@@ -21,7 +21,7 @@ use std::cell::Cell;
 
 impl Image {
     /// Reads the header and the tables that are kept whole. Nothing is written, unless the image is to be written to and
-    /// was not closed by its last user, or has features that this driver does not keep up to date.
+    /// was not closed by its last user.
     pub(super) async fn open(file: BlockChild, options: Qcow2Options) -> Result<Self, Qcow2Error> {
         let mut header = Header::read(&file, Purpose::Use).await?;
         let read_only = options.read_only || file.is_read_only();
@@ -53,7 +53,7 @@ impl Image {
         let or_default = |wanted, default| if wanted == 0 { default } else { wanted };
         let l2_memory = or_default(options.l2_cache, L2_CACHE);
         let refcount_memory = or_default(options.refcount_cache, REFCOUNT_CACHE);
-        let mut image = Self {
+        let image = Self {
             geometry,
             refcounts: Refcounts::new(geometry, reftable, at.0, refcount_memory),
             l2: SliceCache::new(Table::L2, geometry.slice_size(), l2_memory),
@@ -77,6 +77,7 @@ impl Image {
             stable_frees: Default::default(),
             snapshots: Snapshots::new(snapshots),
             leftovers: Default::default(),
+            bitmaps: Default::default(),
             vmstate: Default::default(),
             header,
         };
@@ -87,8 +88,7 @@ impl Image {
         if !read_only {
             image.find_tables()?;
             image.find_snapshot_tables()?;
-            let dropped = image.drop_stale_features().await;
-            dropped.map_err(read_failed(Table::Header))?;
+            image.note_autoclear_features();
         }
         Ok(image)
     }

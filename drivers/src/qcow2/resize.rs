@@ -20,7 +20,7 @@ use super::locks::EVERYTHING;
 use super::mapping::Content;
 use super::offset::{GuestOffset, HostOffset};
 use super::tree::Tree;
-use block_core::{DiskOffset, IoBuf, IoVector, Preallocation, Truncate, ZeroFlags};
+use block_core::{IoBuf, IoVector, Preallocation, Truncate, ZeroFlags};
 use std::ops::Range;
 
 /// Most zero bytes that are written at once.
@@ -37,6 +37,7 @@ impl Image {
         let old = self.size.get();
         self.check_length(old, &to)?;
         if to.len != old {
+            self.before_guest_change().await?;
             self.note_disk_sizes().await?;
         }
         if to.len != old {
@@ -104,10 +105,8 @@ impl Image {
             && !stale.is_empty()
         {
             let len = stale.end - stale.start;
-            let zeroed =
-                data.child()
-                    .pwrite_zeroes(DiskOffset(stale.start), len, ZeroFlags::default());
-            zeroed.await.map_err(|e| e.cause)?;
+            data.write_zeroes(stale.start, len, ZeroFlags::default())
+                .await?;
         }
         self.zero_tail(old..to.len.min(self.cluster_up(old).0))
             .await?;
@@ -282,8 +281,7 @@ impl Image {
                 may_unmap: mode == Preallocation::Metadata,
                 ..ZeroFlags::default()
             };
-            let zeroed = self.file.child().pwrite_zeroes(DiskOffset(at), len, flags);
-            return zeroed.await.map_err(|e| e.cause);
+            return self.file.write_zeroes(at, len, flags).await;
         }
         let memory = self.file.child().limits().memory_alignment as usize;
         let zeroes = IoBuf::zeroed(len.min(PIECE) as usize, memory);

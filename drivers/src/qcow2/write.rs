@@ -26,6 +26,9 @@ impl Image {
         at: GuestOffset,
         src: IoVector,
     ) -> Result<()> {
+        if matches!(tree, Tree::Active) && !src.is_empty() {
+            self.before_guest_change().await?;
+        }
         let mut done = 0;
         while done < src.len() {
             self.make_room().await?;

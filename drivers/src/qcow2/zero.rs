@@ -65,6 +65,9 @@ impl Image {
         len: u64,
         change: Change,
     ) -> Result<()> {
+        if matches!(tree, Tree::Active) && len > 0 {
+            self.before_guest_change().await?;
+        }
         let mut done = 0;
         while done < len {
             self.make_room().await?;
@@ -185,8 +188,7 @@ impl Image {
                     may_unmap,
                     ..ZeroFlags::default()
                 };
-                let child = data.child();
-                child.pwrite_zeroes(DiskOffset(at.0), len, flags).await
+                return data.write_zeroes(at.0, len, flags).await;
             }
             (false, Change::Discard) => {
                 // It ends where it was written last: QEMU does not lengthen it with the disk.

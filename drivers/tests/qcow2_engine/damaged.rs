@@ -104,7 +104,11 @@ fn a_bitmap_table_longer_than_any_is_not_read() {
         let longest = control.records().iter().map(|record| record.len).max();
         assert!(longest <= Some(1 << 20), "{longest:?} bytes at once");
         assert_eq!(read(&node, 0, 4096).await, [1; 4096]);
-        assert_eq!(be64(&control.contents(), 88), 0, "dropped all the same");
+        assert_eq!(be64(&control.contents(), 88), 1, "an open changes nothing");
+        write(&node, 0, &[2; 512]).await.expect("written");
+        let longest = control.records().iter().map(|record| record.len).max();
+        assert!(longest <= Some(1 << 20), "{longest:?} bytes at once");
+        assert_eq!(be64(&control.contents(), 88), 0, "the bitmaps are disowned");
     });
 }
 
@@ -115,6 +119,8 @@ fn a_table_that_a_bitmap_names_is_not_let_go_with_it() {
         let (directory, l1) = (image.len() as u64, l1_at(&image));
         with_bitmap(&mut image, directory, l1, 2);
         image.resize((directory + CLUSTER) as usize, 0);
+        let count = first_block_at(&image) + directory / CLUSTER * 2;
+        put(&mut image, count, &1_u16.to_be_bytes());
         let (node, control) = open(context, &image).await;
         for cluster in 4..40 {
             let data = [0xAA; CLUSTER as usize];
@@ -126,5 +132,25 @@ fn a_table_that_a_bitmap_names_is_not_let_go_with_it() {
         let image = control.contents();
         let here = &image[l1 as usize..][..CLUSTER as usize];
         assert!(here != [0xAA; CLUSTER as usize], "the L1 table is gone");
+    });
+}
+
+#[test]
+fn a_bitmap_directory_that_is_counted_as_free_is_not_written_over() {
+    run(async |context| {
+        let mut image = written(context).await;
+        let directory = image.len() as u64;
+        with_bitmap(&mut image, directory, directory + CLUSTER, 1);
+        image.resize((directory + 2 * CLUSTER) as usize, 0);
+        let (node, control) = open(context, &image).await;
+        let data = [0xAA; CLUSTER as usize];
+        let refused = write(&node, 4 * CLUSTER, &data).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("bitmap directory"),
+            "{refused}"
+        );
+        let there = &control.contents()[directory as usize..][..CLUSTER as usize];
+        assert_eq!(&there[..8], (directory + CLUSTER).to_be_bytes());
+        assert_eq!(there[15], 1, "only marked as in use");
     });
 }

@@ -26,9 +26,11 @@ pub use report::{CheckReport, Finding, MAX_FINDINGS};
 
 use self::refcounts::Action;
 use self::snapshots::Snapshots;
-use self::source::Source;
+pub(super) use self::source::Source;
 use self::walk::{Scope, Walk};
+use super::bitmaps::AUTOCLEAR_AT;
 use super::error::Qcow2Error;
+use super::header::features::autoclear;
 use super::header::{Header, Purpose};
 use block_core::BlockChild;
 
@@ -72,7 +74,16 @@ pub(crate) async fn repair_opened(
     level: RepairLevel,
 ) -> Result<CheckReport, Qcow2Error> {
     let source = Source::new(file).await?;
-    repair::repair_file(&source, header, level).await
+    // Who writes to an image clears the autoclear features that he does not keep up to date.
+    let known = header.autoclear & autoclear::KNOWN;
+    if known != header.autoclear {
+        source.write_first(AUTOCLEAR_AT, known.to_be_bytes());
+    }
+    let repaired = repair::repair_file(&source, header, level).await;
+    if source.first_is_written() {
+        header.autoclear = known;
+    }
+    repaired
 }
 
 /// Looks at everything once.

@@ -22,7 +22,7 @@ use super::walk::{Scope, Walk};
 use super::{RepairLevel, check_file};
 use crate::qcow2::error::{Qcow2Error, Table};
 use crate::qcow2::geometry::Geometry;
-use crate::qcow2::header::features::incompatible;
+use crate::qcow2::header::features::{autoclear, incompatible};
 use crate::qcow2::header::{FEATURE_FIELDS_AT, Header};
 use crate::qcow2::offset::HostOffset;
 use crate::qcow2::snapshot::table::serialise;
@@ -48,6 +48,7 @@ pub(super) async fn repair_file(
     if left.corruptions == 0 && left.check_errors == 0 && header.incompatible & wrong != 0 {
         let mut new = header.clone();
         new.incompatible &= !wrong;
+        new.autoclear &= autoclear::KNOWN;
         let fields = new.feature_fields();
         source
             .write(Table::Header, FEATURE_FIELDS_AT, &fields)

@@ -11,19 +11,35 @@ pub(super) const PIECE: u64 = 64 << 10;
 const WRITE: usize = 1 << 20;
 
 /// The file of an image that nobody else changes.
-pub(super) struct Source<'a> {
+pub(in crate::qcow2) struct Source<'a> {
     file: &'a BlockChild,
     /// Its length in bytes. Grows with our own writes.
     length: Cell<u64>,
+    /// What has to be on disk before anything else is written.
+    first: Cell<Option<First>>,
 }
 
+/// Where, and which bytes.
+type First = (u64, [u8; 8]);
+
 impl<'a> Source<'a> {
-    pub(super) async fn new(file: &'a BlockChild) -> Result<Self, Qcow2Error> {
+    pub(in crate::qcow2) async fn new(file: &'a BlockChild) -> Result<Self, Qcow2Error> {
         let length = file.length().await.map_err(io(Table::Header))?;
         Ok(Self {
             file,
             length: Cell::new(length),
+            first: Cell::new(None),
         })
+    }
+
+    /// Before anything else is written, `bytes` are written at `at` and made stable. Nothing is written for this alone.
+    pub(super) fn write_first(&self, at: u64, bytes: [u8; 8]) {
+        self.first.set(Some((at, bytes)));
+    }
+
+    /// Nothing waits for a first write.
+    pub(super) fn first_is_written(&self) -> bool {
+        self.first.get().is_none()
     }
 
     /// The file's end as QEMU sees it, which counts in sectors.
@@ -32,7 +48,7 @@ impl<'a> Source<'a> {
     }
 
     /// Fills `dst` from `at` on; zeroes behind the end.
-    pub(super) async fn read(
+    pub(in crate::qcow2) async fn read(
         &self,
         what: Table,
         at: u64,
@@ -51,6 +67,14 @@ impl<'a> Source<'a> {
 
     /// Writes `src` at `at`. The file grows where it ends before that.
     pub(super) async fn write(&self, what: Table, at: u64, src: &[u8]) -> Result<(), Qcow2Error> {
+        if let Some((at, bytes)) = self.first.get() {
+            let written = self
+                .file
+                .pwrite(DiskOffset(at), &bytes, WriteFlags::default());
+            written.await.map_err(io(Table::Header))?;
+            self.flush(Table::Header).await?;
+            self.first.set(None);
+        }
         let mut place = at;
         for piece in src.chunks(WRITE) {
             let written = self

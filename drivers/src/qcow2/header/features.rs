@@ -30,6 +30,8 @@ pub(crate) mod autoclear {
     pub(crate) const BITMAPS: u64 = 1 << 0;
     /// The external data file is a raw image of the disk.
     pub(crate) const DATA_FILE_RAW: u64 = 1 << 1;
+    /// All that this driver knows.
+    pub(crate) const KNOWN: u64 = BITMAPS | DATA_FILE_RAW;
 }
 
 /// Bytes of one entry of the feature name table.

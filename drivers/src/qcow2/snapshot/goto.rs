@@ -22,13 +22,14 @@ use block_core::Cause;
 impl Image {
     /// See [`BlockDriver::snapshot_goto`](block_core::BlockDriver::snapshot_goto).
     ///
-    /// Errors, after which nothing has changed: [`Cause::NoSuchSnapshot`]; [`Qcow2Error::ResizeVersion2`], since a version 2 image with
+    /// Errors, after which nothing has changed: [`Cause::NoSuchSnapshot`]; [`Qcow2Error::ActiveBitmaps`]; [`Qcow2Error::ResizeVersion2`], since a version 2 image with
     /// snapshots keeps its size; [`Qcow2Error::Resize`] for a length of part of a sector; [`Qcow2Error::RefcountOverflow`], [`Qcow2Error::SnapshotsWithDataFile`], what is wrong in the snapshot's
     /// tables, and what the disk says; [`Cause::Leaked`] where space is lost by it.
     pub(in crate::qcow2) async fn go_to_snapshot(&self, id_or_name: &str) -> Result<()> {
         let _lock = self.locks.exclusive(EVERYTHING).await;
         self.check_snapshots()?;
         let (_, snapshot) = self.snapshots.find(id_or_name)?;
+        self.check_no_bitmaps()?;
         let (from, to) = (self.size.get(), snapshot.disk_size);
         if self.geometry.version() < 3 && from != to {
             return Err(Qcow2Error::ResizeVersion2 { from, to }.into());
