@@ -460,3 +460,22 @@ fn a_failed_padded_write_cuts_nothing_off_that_others_have_written_meanwhile() {
         assert!((2048..=3584).contains(&len), "no padding is left: {len}");
     }
 }
+
+#[test]
+fn one_failed_truncate_of_padding_fails_the_write_and_leaves_no_padding_as_content() {
+    let options = TestDiskOptions {
+        grows: true,
+        ..direct(0)
+    };
+    let rig = Rig::new(options);
+    rig.disk.fail_nth(Op::Truncate, 0, Errno::IO);
+    let failed = rig.write(100, &[7; 3]);
+    assert_eq!(cause(failed), Cause::Os(Errno::IO));
+    assert_eq!(
+        rig.disk.len(),
+        103,
+        "the second truncate set the length back"
+    );
+    assert_eq!(rig.run(rig.node.length()), Ok(103));
+    assert_eq!(rig.write(100, &[7; 3]), Ok(()), "the next try");
+}

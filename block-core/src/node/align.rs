@@ -142,7 +142,14 @@ impl Inner {
             return written.map(|()| false);
         }
         match written {
-            Ok(()) => self.cut_to(true_len).await.map(|()| true),
+            Ok(()) => match self.cut_to(true_len).await {
+                Ok(()) => Ok(true),
+                Err(cause) => {
+                    // The error is reported in any case. A second try keeps one failed truncate from making the padding content.
+                    let _ = self.cut_to(true_len).await;
+                    Err(cause)
+                }
+            },
             Err(cause) => {
                 // What failed half way must not leave padding behind as if somebody had written it.
                 let length = self.driver.length().await;
