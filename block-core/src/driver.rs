@@ -41,14 +41,87 @@ pub struct Children<'a> {
     pub backing: Option<&'a BlockChild>,
 }
 
-/// How bytes are laid out. The node calls it with requests inside its limits only: aligned, bounded, split.
+/// A format, protocol or filter: how the bytes of one disk are stored. QEMU's `BlockDriver`.
 ///
-/// Several requests may be in flight at once; two that overlap may land in either order unless the node serialised them. A driver that
-/// owns memory of a request keeps it until its I/O is over, and has dropped its references to a write's [`IoVector`] when it returns, so
-/// that the caller can use the memory again. The node never drops a driver's future before it is ready, except when its context goes away.
+/// A driver is called by its [`BlockNode`](crate::BlockNode) and calls the nodes of its children. This is the whole contract between them.
+/// The clauses have names, which the checks of debug builds and `test_disk::conformance` (feature `test-disk`) use.
 ///
-/// The offsets and lengths of an error that a driver returns are not seen by the node's user, who gets those of his own request; its
-/// cause is. A driver that panics ends its request with [`Cause::Panicked`], and the node goes on.
+/// # What a driver may rely on
+///
+/// *Requests.* Every request obeys [`BlockDriver::limits`]: its offset and length are aligned, it has at least one byte and at most the
+/// announced maximum, its memory is aligned, and no segment is empty. `offset + length` is at most `i64::MAX`. A write is never passed
+/// to a driver whose node is read-only, and nothing is called after [`BlockDriver::close`].
+///
+/// *Bounds.* A read, discard or status request ends at or before the length, rounded up to the request alignment. So does a write unless
+/// the driver [grows](BlockDriver::grows). The node refuses everything else with [`Cause::OutOfBounds`]. The length that the node compares
+/// with may be out of date if something else changes the driver's storage.
+///
+/// *Truncates.* While [`BlockDriver::truncate`] is running, no read, write, write of zeroes or discard of this node is in flight. A flush, a
+/// length or a status request may be.
+///
+/// *One thread.* All calls come from the thread of the node's context. Several may be in flight at once, in any number, and overlapping
+/// ones too. The node serialises only unaligned changes and truncates.
+///
+/// # What a driver must do
+///
+/// 1. *Content.* A read returns the bytes of the last write, write of zeroes or truncate that completed before the read was started.
+/// 2. *Order.* Of two overlapping writes in flight at once, each common byte ends up as one of the two. A request changes no byte
+///    outside its own range: a driver that stores bytes in units larger than its request alignment must serialise its own
+///    read-modify-write cycles.
+/// 3. *Length.* [`BlockDriver::length`] is exact after every completed change. A truncate with `exact` makes it the requested length, one
+///    without makes it at least that. A driver may refuse a length that it cannot store, and then changes nothing.
+/// 4. *Growth.* Bytes that a truncate adds read as zeroes, even where the disk had other bytes before it was made shorter. The child's
+///    truncate adds zeroes *to the child*: a filter that stores bytes in another form must write the stored form of zeroes there.
+/// 5. *Gaps.* If the driver grows, a write that begins past the end leaves zeroes between the old end and its first byte, in the same
+///    sense. The length becomes the end of the write, if that is longer.
+/// 6. *Serialising growth.* The node does not serialise aligned writes past the end. The driver serialises its own growth as far as it
+///    needs that: filling the gap of one write must not overwrite another write that is in flight or has completed.
+/// 7. *End.* A length need not be a multiple of the request alignment. A read of the last block returns zeroes past the end. A write of the
+///    last block carries padding past the end: a driver that does not grow leaves the padding out, and one that grows stores it (the node
+///    then truncates). No read ever returns that padding as content.
+/// 8. *Memory.* A read returns the segments it was lent, the same memory in the same order, also with an error (it may return an empty
+///    vector only if the memory is lost with a worker). A write has dropped every reference to its [`IoVector`] when it returns. Memory that
+///    the kernel or a worker may still use belongs to that I/O, not to the future.
+/// 9. *Errors.* A failed operation returns one error, with the child's cause unchanged, so that the errno survives. No failure is left out,
+///    and none is returned by a later operation that succeeded, with two exceptions: a discard may ignore errors, and after a failed flush
+///    every later flush may fail. `Ok` means that every byte was moved; if fewer could be, the error is [`Cause::Short`] with the number of
+///    bytes from the start of the request, less than its length. [`Cause::NotSupported`] means that nothing was changed.
+/// 10. *After an error.* A failed write, write of zeroes or discard may have changed its own range and nothing else. After a failed truncate or a
+///     failed write past the end, the length is between the old and the new one, and added bytes outside the write are zeroes. The driver
+///     stays usable: the same request succeeds if the child's next answers are good.
+/// 11. *Cancellation.* A node drops a driver's future only when its context ends, but the future must allow it at every await, with the effect
+///     of clause 10. I/O that was already started may still take effect. A dropped future must not leave a lock held.
+/// 12. *Stability.* [`BlockDriver::flush`] makes every change stable that completed before the call: it writes back what the driver caches and
+///     then flushes each child that was written. With `fua` a write does so for its own bytes before it returns.
+/// 13. *Zeroes.* [`BlockDriver::pwrite_zeroes`] makes the range read as zeroes or answers [`Cause::NotSupported`]. A discard may change the range to
+///     anything, and nothing else.
+/// 14. *Status.* [`BlockDriver::block_status`] answers for 1 byte or more and not more than were asked. A range reported as `zero` reads as zeroes.
+/// 15. *Close.* [`BlockDriver::close`] writes back what the driver caches and [releases](BlockChild::release) every child, also after an error.
+/// 16. *Read-only.* A driver that was opened read-only refuses every change and leaves its children's bytes as they are.
+///
+/// A driver that stores nothing (`null`) does not follow the clauses on content, growth and gaps, and says so in its documentation.
+///
+/// The caller sees only the cause of a driver's error; operation, offset and length are replaced by those of the caller's request. A
+/// driver that panics ends its request with [`Cause::Panicked`], and the node stays usable.
+///
+/// # Checks
+///
+/// The node checks that a read returns the memory it was lent. Debug builds also check the lengths after a truncate, the numbers of a status
+/// and of a short transfer; a violation is a [`Cause::Driver`] that names the clause. `test_disk::conformance` checks the whole list:
+///
+/// ```
+/// # #[cfg(feature = "test-disk")] {
+/// use block_core::test_disk::{TestDisk, TestDiskOptions, conformance::{Conformance, Subject}};
+///
+/// let report = Conformance::new(async |_handle| {
+///     let options = TestDiskOptions { len: 1 << 18, grows: true, ..Default::default() };
+///     let (driver, _) = TestDisk::new(options);
+///     Subject::new(driver) // for a driver with a child: `.over(control)` for each test disk below it
+/// })
+/// .run();
+/// report.assert_clean();
+/// # }
+/// ```
 #[allow(
     async_fn_in_trait,
     reason = "single-threaded by design: no Send bound is wanted"
@@ -71,24 +144,26 @@ pub trait BlockDriver: 'static {
         false
     }
 
-    /// True where a write, or a write of zeroes, behind the end makes the node longer (protocol drivers on files). Where the alignment is
-    /// not 1 such a driver truncates too: the node sets back a length that padding has moved.
+    /// True if a write, or a write of zeroes, past the end makes the disk longer (clauses 5 and 6). False by default: the node then
+    /// refuses such a write. A driver that grows and whose request alignment is not 1 must support truncate as well, because the node
+    /// truncates padding that was written past the end.
     fn grows(&self) -> bool {
         false
     }
 
-    /// The length in bytes; need not be a multiple of the request alignment. The node asks when it is opened, after truncates and failed
-    /// writes, and where a request reaches behind what it knows.
+    /// Returns the length in bytes, which need not be a multiple of the request alignment (clause 3). The node asks when it is opened,
+    /// after truncates and failed writes, and if a request ends past the length that it knows.
     async fn length(&self) -> Result<u64>;
 
-    /// Fills `dst` from `at`; QEMU's `bdrv_co_preadv`. Bytes behind the end read as zeroes. The memory comes back with the result.
+    /// Fills `dst` from `at`; QEMU's `bdrv_co_preadv`. Bytes past the end read as zeroes (clause 7). The memory is returned with the
+    /// result (clause 8).
     async fn preadv(&self, at: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>);
 
-    /// Writes `src` at `at`; QEMU's `bdrv_co_pwritev`. `flags.fua` is set only where [`BlockDriver::supports_fua`]. Where the driver does
-    /// not grow and its length is no multiple of the alignment, the last block's padding is behind the end and to be left out.
+    /// Writes `src` at `at`; QEMU's `bdrv_co_pwritev`. `flags.fua` is set only if [`BlockDriver::supports_fua`]. Past the end, clauses
+    /// 5 to 7 apply: a driver that grows leaves zeroes in the gap, one that does not leaves out the padding of the last block.
     async fn pwritev(&self, at: DiskOffset, src: IoVector, flags: WriteFlags) -> Result<()>;
 
-    /// Makes all writes that returned before stable; QEMU's `bdrv_co_flush`.
+    /// Makes all changes stable that completed before the call; QEMU's `bdrv_co_flush` (clause 12).
     async fn flush(&self) -> Result<()>;
 
     /// Writes zeroes without data; QEMU's `bdrv_co_pwrite_zeroes`. "Not supported" makes the node write explicit zeroes; it is an answer
@@ -103,12 +178,12 @@ pub trait BlockDriver: 'static {
         ))
     }
 
-    /// The content of the range no longer matters; QEMU's `bdrv_co_pdiscard`. "Not supported" is ignored by the node.
+    /// The content of the range no longer matters; QEMU's `bdrv_co_pdiscard` (clause 13). "Not supported" is ignored by the node.
     async fn pdiscard(&self, at: DiskOffset, len: u64) -> Result<()> {
         Err(BlockError::new(Op::Discard, at.0, len, Cause::NotSupported))
     }
 
-    /// What is known of the range; QEMU's `bdrv_co_block_status`. The default knows nothing: all is data.
+    /// Returns what is known of the range; QEMU's `bdrv_co_block_status` (clause 14). The default knows nothing: all is data.
     async fn block_status(&self, at: DiskOffset, len: u64) -> Result<BlockStatus> {
         let _ = at;
         Ok(BlockStatus {
@@ -120,7 +195,8 @@ pub trait BlockDriver: 'static {
         })
     }
 
-    /// Changes the length; QEMU's `bdrv_co_truncate`.
+    /// Changes the length; QEMU's `bdrv_co_truncate`. Bytes that are added read as zeroes (clauses 3 and 4). The node calls it while no
+    /// request that reads or changes bytes is in flight.
     async fn truncate(&self, to: Truncate) -> Result<()> {
         Err(BlockError::new(
             Op::Truncate,

@@ -4,7 +4,7 @@ mod common;
 
 use block_core::{
     BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, DiskOffset, IoBuf, IoVector,
-    NodeBuilder, Op, ReadVector, Result, VmstateLimits, VmstateOffset, WriteFlags,
+    NodeBuilder, Op, ReadVector, Result, Truncate, VmstateLimits, VmstateOffset, WriteFlags,
 };
 use common::*;
 
@@ -176,15 +176,78 @@ fn impossible_numbers_of_a_driver_are_errors_or_cut_and_no_panic() {
         let node = node(last, status).expect("as long as a file can be");
         for (at, len) in [(0, 512), (100, 1000), (700, 1), (last - 1023, 512)] {
             let told = rig.run(node.block_status(DiskOffset(at), len));
-            let told = told.expect("something is known").len;
-            assert!((1..=len).contains(&told), "{at}+{len}: {told}");
+            match told {
+                Ok(told) => assert!((1..=len).contains(&told.len), "{at}+{len}: {told:?}"),
+                Err(error) if !cfg!(debug_assertions) => panic!("{at}+{len}: {error:?}"),
+                Err(error) => {
+                    assert!(status == 0 || status > len, "{at}+{len}: {error:?}");
+                    assert!(names_clause(&error.cause, "14 (status)"), "{error:?}");
+                }
+            }
             let mut dst = vec![0; len as usize];
             for moved in [
                 cause(rig.run(node.pread(DiskOffset(at), &mut dst))),
                 cause(rig.run(node.pwrite(DiskOffset(at), &dst, WriteFlags::default()))),
             ] {
-                assert!(matches!(moved, Cause::Short { .. }), "{at}+{len}: {moved}");
+                if cfg!(debug_assertions) {
+                    assert!(names_clause(&moved, "9 (errors)"), "{at}+{len}: {moved}");
+                } else {
+                    assert!(matches!(moved, Cause::Short { .. }), "{at}+{len}: {moved}");
+                }
             }
         }
     }
+}
+
+/// A driver whose truncate succeeds and changes nothing.
+struct DeafTruncate;
+
+impl BlockDriver for DeafTruncate {
+    fn format_name(&self) -> &'static str {
+        "deaf-truncate"
+    }
+    fn limits(&self) -> BlockLimits {
+        BlockLimits::default()
+    }
+    async fn length(&self) -> Result<u64> {
+        Ok(4096)
+    }
+    async fn preadv(&self, _: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
+        (dst, Ok(()))
+    }
+    async fn pwritev(&self, _: DiskOffset, _: IoVector, _: WriteFlags) -> Result<()> {
+        Ok(())
+    }
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    async fn truncate(&self, _: Truncate) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_truncate_that_leaves_another_length_is_an_error_of_debug_builds_that_names_the_clause() {
+    let rig = Rig::new(plain(0));
+    let builder = NodeBuilder::new("deaf");
+    let node = rig.run(builder.open(rig.node.handle(), DeafTruncate));
+    let node = node.expect("a node");
+    let shorter = |exact| Truncate { exact, ..to(1000) };
+    for (to, allowed) in [
+        (to(4096), true),
+        (shorter(false), true),
+        (shorter(true), false),
+        (to(8192), false),
+    ] {
+        let result = rig.run(node.truncate(to));
+        if allowed || !cfg!(debug_assertions) {
+            assert_eq!(result, Ok(()), "{to:?}");
+        } else {
+            assert!(names_clause(&cause(result), "3 (length)"), "{to:?}");
+        }
+    }
+}
+
+fn names_clause(cause: &Cause, clause: &str) -> bool {
+    matches!(cause, Cause::Driver(text) if text.contains(&format!("clause {clause}")))
 }

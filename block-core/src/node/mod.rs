@@ -3,6 +3,7 @@
 mod align; // unaligned changes: their turn, and read-modify-write
 mod attach; // users and their permissions
 mod close; // the end, with an error for what is lost
+mod contract; // what is checked of the driver
 mod discard;
 mod drain; // quiet: in-flight count, drained sections
 mod extension; // what higher layers keep here

@@ -1,7 +1,7 @@
 //! Reads, QEMU's `bdrv_co_preadv`.
 
 use super::shape::round_down;
-use super::{BlockNode, Inner};
+use super::{BlockNode, Inner, contract};
 use crate::{BlockError, Cause, DiskOffset, IoBuf, Op, ReadVector, Result};
 use std::rc::Rc;
 
@@ -114,7 +114,7 @@ impl Inner {
         for (slot, len) in slots {
             match pieces.next() {
                 Some(piece) if piece.len() == len => dst.parts_mut()[slot] = piece,
-                _ => result = Err(Cause::Driver("the driver handed back other memory".into())),
+                _ => result = Err(contract::other_memory()),
             }
         }
         if let Err(Cause::Short { moved }) = &mut result {

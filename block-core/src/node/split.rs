@@ -1,7 +1,7 @@
 //! Requests that are whole blocks, taken to the driver in pieces that fit its limits, through a bounce buffer where they do not.
 
-use super::Inner;
 use super::shape::{Shape, round_down};
+use super::{Inner, contract};
 use crate::{Cause, DiskOffset, IoBuf, IoVector, ReadVector, SharedBuf, WriteFlags};
 
 /// A prefix shorter than this is not worth a driver call of its own where what follows has to be bounced anyway.
@@ -69,7 +69,9 @@ impl Inner {
     ) -> (ReadVector, Result<(), Cause>) {
         let lent = Lent::note(&dst);
         let (dst, result) = self.driver.preadv(DiskOffset(at), dst).await;
-        let result = lent.came_back(&dst, result.map_err(|e| e.cause));
+        let asked = lent.len;
+        let result = result.map_err(|e| contract::check_failed(e.cause, asked));
+        let result = lent.came_back(&dst, result);
         (dst, result)
     }
 
@@ -120,8 +122,14 @@ impl Inner {
         if !fits {
             return Box::pin(self.write_pieces(at, src, flags)).await;
         }
+        self.driver_write(at, src, flags).await
+    }
+
+    /// One write of the driver. Every write of a node comes through here.
+    async fn driver_write(&self, at: u64, src: IoVector, flags: WriteFlags) -> Result<(), Cause> {
+        let asked = src.len();
         let result = self.driver.pwritev(DiskOffset(at), src, flags).await;
-        result.map_err(|e| e.cause)
+        result.map_err(|e| contract::check_failed(e.cause, asked))
     }
 
     async fn write_pieces(&self, at: u64, src: IoVector, flags: WriteFlags) -> Result<(), Cause> {
@@ -139,9 +147,8 @@ impl Inner {
             } else {
                 rest.slice(0..chunk.len)
             };
-            let at = DiskOffset(at + done);
-            let result = self.driver.pwritev(at, part, flags).await;
-            result.map_err(|e| moved_before(e.cause, done))?;
+            let result = self.driver_write(at + done, part, flags).await;
+            result.map_err(|cause| moved_before(cause, done))?;
             // The driver has let go of the memory: the next piece can use it again.
             bounce = copy.and_then(|copy| copy.try_into_mut().ok());
             done += chunk.len;
@@ -191,7 +198,7 @@ impl Lent {
         if dst.parts().len() == self.pieces && dst.len() == self.len {
             return Ok(());
         }
-        Err(Cause::Driver("the driver handed back other memory".into()))
+        Err(contract::other_memory())
     }
 }
 

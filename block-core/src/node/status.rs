@@ -1,6 +1,6 @@
 //! Block status, QEMU's `bdrv_co_block_status`.
 
-use super::{BlockNode, Inner};
+use super::{BlockNode, Inner, contract};
 use crate::{BlockError, BlockStatus, Cause, DiskOffset, Op, Result};
 use std::rc::Rc;
 
@@ -39,6 +39,7 @@ impl Inner {
             .block_status(DiskOffset(start), stop - start)
             .await;
         let status = status.map_err(|e| e.cause)?;
+        contract::check_status(&status, stop - start)?;
         if status.len <= head {
             // The driver told about less than a block, and not what was asked: the rest of the block may be anything.
             return Ok(BlockStatus {

@@ -1,6 +1,6 @@
 //! Changes of length, QEMU's `bdrv_co_truncate`.
 
-use super::{BlockNode, Inner};
+use super::{BlockNode, Inner, contract};
 use crate::{BlockError, Cause, Op, Perms, Result, Truncate};
 use std::rc::Rc;
 
@@ -34,6 +34,10 @@ impl Inner {
         place.turn().await;
         let result = self.driver.truncate(to).await.map_err(|e| e.cause);
         self.relearn_length().await;
-        result
+        result?;
+        match self.length.known() {
+            Some(len) => contract::check_truncated(to, len),
+            None => Ok(()),
+        }
     }
 }

@@ -15,6 +15,7 @@
 //! The content is sparse, so that a disk of nearly 2^63 bytes costs nothing; bytes never written read as zeroes.
 
 mod check;
+pub mod conformance;
 mod control;
 mod crash;
 mod fault;
