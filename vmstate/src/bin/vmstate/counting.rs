@@ -140,3 +140,42 @@ impl BlockDriver for Counting {
         self.inner.close().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aio_task::AioHandle;
+    use block_core::test_disk::conformance::{Conformance, Property, Subject};
+    use block_core::test_disk::{TestDisk, TestDiskOptions};
+
+    #[test]
+    fn a_counted_driver_keeps_the_contract_of_drivers() {
+        let make = |bytes: Option<&Vec<u8>>| {
+            let (disk, control) = TestDisk::new(TestDiskOptions {
+                len: 128 << 10,
+                limits: BlockLimits {
+                    request_alignment: 512,
+                    memory_alignment: 512,
+                    ..BlockLimits::default()
+                },
+                grows: true,
+                supports_fua: true,
+                ..TestDiskOptions::default()
+            });
+            if let Some(bytes) = bytes {
+                control.set_contents(bytes);
+            }
+            Subject::new(Counting::new(disk, &Rc::default())).over(control)
+        };
+        let report = Conformance::new(async move |_: AioHandle| make(None))
+            .reopen(async move |_: AioHandle, disks: Vec<Vec<u8>>| make(disks.first()))
+            .run();
+        report.assert_clean();
+        let skipped: Vec<Property> = report
+            .skipped
+            .iter()
+            .map(|(property, _)| *property)
+            .collect();
+        assert_eq!(skipped, [Property::ReadOnly], "{report}");
+    }
+}
