@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 /// A kind of image, and what makes one called `i` in a folder.
 type Kind = (&'static str, fn(&Path));
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     ("version 2", |at| make(at, "compat=0.10")),
     ("version 3", |at| make(at, "compat=1.1")),
     ("extended L2 entries", |at| make(at, "extended_l2=on")),
@@ -61,6 +61,13 @@ const KINDS: [Kind; 7] = [
         make(at, "compat=1.1");
         let mut bytes = fs::read(at.join("i")).expect("readable");
         bytes[88] = 0x80;
+        fs::write(at.join("i"), bytes).expect("written");
+    }),
+    ("bitmaps and an autoclear feature that is not known", |at| {
+        make(at, "compat=1.1");
+        img(at, &["bitmap", "--add", "i", "b0"]);
+        let mut bytes = fs::read(at.join("i")).expect("readable");
+        bytes[88] |= 0x80;
         fs::write(at.join("i"), bytes).expect("written");
     }),
 ];
@@ -115,6 +122,9 @@ fn snapshots() {
         [("b0", vec!["auto"]), ("b1", vec!["auto"])].map(owned)
     );
     check_is_clean(&path, "after a save and a delete");
+    // QEMU uses both: it takes bits from one that is valid only.
+    let merge = ["bitmap", "--merge", "b1", "i", "b0"];
+    img(folder.path(), &merge);
 }
 
 fn changes() {

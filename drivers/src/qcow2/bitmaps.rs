@@ -6,7 +6,7 @@
 //! | when | what |
 //! |---|---|
 //! | the image is opened | nothing is written; the directory's clusters are protected (`tables.rs`) |
-//! | before the first write to the image file | autoclear bits that this driver does not know are cleared (`file.rs`) |
+//! | before the first write to the image file, or of guest data to an external data file | autoclear bits that this driver does not know are cleared (`file.rs`) |
 //! | before the first change of the guest's disk | each bitmap is marked as in use, and that is made stable |
 //!
 //! A bitmap that is in use is *inconsistent* to QEMU, which does not trust it and lets its user remove it (`qemu-img bitmap --remove`). A
@@ -65,6 +65,8 @@ impl Image {
     ///
     /// What the disk says. Bitmaps may be marked then although the disk has not changed; the next call goes on.
     pub(super) async fn before_guest_change(&self) -> Result<()> {
+        // The change may be in an external data file alone, whose writes do not pass the image file.
+        self.file.before_write().await?;
         if !self.bitmaps.valid.get() {
             return Ok(());
         }

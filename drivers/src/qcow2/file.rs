@@ -85,7 +85,7 @@ impl ImageFile {
     /// # Errors
     ///
     /// What the disk says. Nothing else may be written then; the next write tries again.
-    async fn before_write(&self) -> Result<()> {
+    pub(super) async fn before_write(&self) -> Result<()> {
         if self.first.get().is_none() {
             return Ok(());
         }
