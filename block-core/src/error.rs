@@ -183,6 +183,17 @@ pub enum Cause {
         /// Why the space could not be freed.
         freeing: Box<Cause>,
     },
+    /// The change was written, and making it stable failed: the disk may have the old state or the new one. Both are in order. A later flush
+    /// that succeeds proves nothing; what the image says when it is opened anew does.
+    Unsure {
+        /// Why it is not known; the errno is this one's.
+        cause: Box<Cause>,
+    },
+    /// The change is made and stable. What it no longer needs could not be freed: the file holds space that nothing uses.
+    Done {
+        /// Why the space could not be freed; the errno is this one's.
+        but: Box<Cause>,
+    },
     /// Somebody else uses what was to be changed. In words.
     Busy(std::borrow::Cow<'static, str>),
     /// What is stored contradicts itself: an image whose tables are wrong. In words with the numbers in them.
@@ -252,7 +263,9 @@ impl Cause {
             Self::OutOfMemory { .. } => Errno::NOMEM,
             Self::NoSuchSnapshot { .. } => Errno::NOENT,
             Self::SnapshotExists { .. } => Errno::EXIST,
-            Self::Leaked { cause, .. } => cause.errno(),
+            Self::Leaked { cause, .. } | Self::Unsure { cause } | Self::Done { but: cause } => {
+                cause.errno()
+            }
         }
     }
 }
@@ -295,6 +308,11 @@ impl fmt::Display for Cause {
             Self::Leaked { cause, freeing } => write!(
                 f,
                 "{cause}; what was written until then could not be freed: {freeing}"
+            ),
+            Self::Unsure { cause } => write!(f, "{cause}; the change may be on disk or not"),
+            Self::Done { but } => write!(
+                f,
+                "the change is made, but what is no longer needed could not be freed: {but}"
             ),
             Self::Busy(text) | Self::Corrupt(text) | Self::Driver(text) => f.write_str(text),
         }

@@ -1,6 +1,6 @@
 //! Headers with one thing wrong: what QEMU refuses to open we refuse too, and what it opens we open.
 //!
-//! The image is qemu-img's; bytes of its first cluster are changed. Where we are stricter on purpose, the change is in a list of its own.
+//! The image is qemu-img's; bytes of its first cluster are changed. What we only read on purpose is in a list of its own.
 
 use aio_task::{AioContext, WorkerPool};
 use block_core::{NodeBuilder, Permissions};
@@ -39,13 +39,14 @@ fn main() -> ExitCode {
             );
         }));
     }
-    for (name, changes) in STRICTER {
-        let name = format!("we refuse what QEMU opens: {name}");
+    for (name, changes) in READ_ONLY {
+        let name = format!("we read what QEMU opens, and do not write to it: {name}");
         trials.push(tools::trial(name, &[IMG, IO], || {
             let bench = Bench::new();
             bench.change(changes);
             assert!(bench.theirs(), "else it belongs to the other list");
-            assert!(bench.ours().is_err());
+            assert_eq!(bench.ours(), Ok(()));
+            assert!(open(&bench.path(), false).is_err());
         }));
     }
     tools::main(trials)
@@ -234,6 +235,10 @@ const SAME: &[(&str, &[Change])] = &[
         ],
     ),
     (
+        "the feature names twice",
+        &[(BEHIND_NAMES, &w(0x6803_f857)), (BEHIND_NAMES + 4, &w(48))],
+    ),
+    (
         "a data file's name without a data file",
         &[
             (BEHIND_NAMES, &w(0x4441_5441)),
@@ -243,8 +248,8 @@ const SAME: &[(&str, &[Change])] = &[
     ),
 ];
 
-/// What this driver has not got, or what can only be damage and would get worse.
-const STRICTER: &[(&str, &[Change])] = &[
+/// What can only be damage, and would get worse by a write.
+const READ_ONLY: &[(&str, &[Change])] = &[
     ("an L1 table on the header", &[(40, &q(0))]),
     ("an L1 table on the refcount table", &[(40, &q(0x10000))]),
     ("a refcount table on the header", &[(48, &q(0))]),
@@ -255,10 +260,6 @@ const STRICTER: &[(&str, &[Change])] = &[
     (
         "a refcount table behind the end of the file",
         &[(48, &q(1 << 40))],
-    ),
-    (
-        "the feature names twice",
-        &[(BEHIND_NAMES, &w(0x6803_f857)), (BEHIND_NAMES + 4, &w(48))],
     ),
 ];
 
@@ -328,7 +329,7 @@ fn open(path: &Path, read_only: bool) -> Result<(), Qcow2Error> {
 
 fn what_is_refused_is_not_changed() {
     let mut refused = 0;
-    for (name, changes) in SAME.iter().chain(STRICTER) {
+    for (name, changes) in SAME.iter().chain(READ_ONLY) {
         let bench = Bench::new();
         bench.change(changes);
         let before = fs::read(bench.path()).expect("read");

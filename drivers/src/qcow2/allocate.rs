@@ -114,7 +114,21 @@ impl Refcounts {
         Ok((HostOffset(at), old_table))
     }
 
+    /// Finds free clusters. A damaged snapshot may have its L1 table in such, and the bitmap directory may be there: they are passed by, so that
+    /// neither keeps anything else from being written.
     async fn find(&self, file: &ImageFile, wanted: Wanted) -> Result<Run> {
+        let mut from = 0;
+        loop {
+            let run = self.find_from(file, wanted, from).await?;
+            let taken = run.start..self.layout(&run)?.end;
+            match self.tables.end_of_foreign(taken) {
+                None => return Ok(run),
+                Some(end) => from = end,
+            }
+        }
+    }
+
+    async fn find_from(&self, file: &ImageFile, wanted: Wanted, from: u64) -> Result<Run> {
         let geometry = &self.geometry;
         let (least, most) = match wanted {
             Wanted::Exactly(n) => (n.max(1), n.max(1)),
@@ -123,8 +137,8 @@ impl Refcounts {
         let known = self.no_gap.get();
         let lowest = self.first_free.get();
         let skip = least > 1 && known.len > 0 && known.len <= least && known.from > lowest;
-        let mut cluster = if skip { known.from } else { lowest };
-        let mut first_free = skip.then_some(lowest);
+        let mut cluster = if skip { known.from } else { lowest }.max(from);
+        let mut first_free = (cluster > lowest).then_some(lowest);
         // The gap that ends at `cluster`: its first cluster, and how many blocks would have to be made for it.
         let (mut start, mut absent) = (cluster, 0_u64);
         loop {

@@ -10,7 +10,6 @@
 //! Only clean slices that nobody holds are let go. What orders the writes is the commit (`commit.rs`); this file only keeps count.
 
 use super::Result;
-use super::error::Table;
 use super::file::ImageFile;
 use aio_task::CoQueue;
 use std::cell::{Cell, Ref, RefCell};
@@ -19,8 +18,6 @@ use std::rc::Rc;
 
 /// Slices of tables of one kind, by their place in the file.
 pub(super) struct SliceCache {
-    /// What these are slices of.
-    what: Table,
     /// Bytes of a slice: a power of two, at most the cluster size.
     slice_size: u64,
     /// Slices that are kept; more only while more are dirty or held.
@@ -65,10 +62,9 @@ pub(super) struct Captured {
 
 impl SliceCache {
     /// Keeps about `memory` bytes, but never fewer than 8 slices.
-    pub(super) fn new(what: Table, slice_size: u64, memory: u64) -> Self {
+    pub(super) fn new(slice_size: u64, memory: u64) -> Self {
         let capacity = usize::try_from(memory / slice_size.max(1)).unwrap_or(usize::MAX);
         Self {
-            what,
             slice_size,
             capacity: capacity.max(8),
             slices: RefCell::default(),
@@ -85,7 +81,7 @@ impl SliceCache {
 
     /// The slice that begins at `at`, read from the file if need be. It stays here while the caller holds it.
     ///
-    /// A place behind the file's end is an error: no table lies there.
+    /// What lies past the file's end reads as zeroes.
     pub(super) async fn get(&self, file: &ImageFile, at: u64) -> Result<Rc<Slice>> {
         debug_assert!(at.is_multiple_of(self.slice_size));
         loop {
@@ -98,7 +94,7 @@ impl SliceCache {
             }
             let load = Load::begin(self, at);
             let mut bytes = vec![0; self.slice_size as usize];
-            file.read_table(self.what, at, &mut bytes).await?;
+            file.read_table(at, &mut bytes).await?;
             if load.is_valid() {
                 drop(load);
                 return Ok(self.insert(at, bytes, State::Clean));

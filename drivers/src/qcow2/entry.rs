@@ -44,19 +44,13 @@ impl L1Entry {
 
     /// Where the L2 table is; `None` where there is none.
     ///
-    /// Errors, `index` being the entry's own in its L1 table: [`Qcow2Error::ReservedBits`], [`Qcow2Error::EntryNotAligned`].
+    /// Reserved bits are passed over, as in QEMU; the check reports them. Errors, `index` being the entry's own in its L1 table:
+    /// [`Qcow2Error::EntryNotAligned`].
     pub(crate) fn table(
         self,
         geometry: &Geometry,
         index: u64,
     ) -> Result<Option<HostOffset>, Qcow2Error> {
-        if self.0 & !(OFFSET_MASK | COPIED) != 0 {
-            return Err(Qcow2Error::ReservedBits {
-                what: Table::L2,
-                at: index,
-                raw: self.0,
-            });
-        }
         pointer(geometry, Table::L2, index, self.offset().0)
     }
 
@@ -236,8 +230,9 @@ impl L2Entry {
     /// What the entry says of the cluster at `guest` (QEMU's `qcow2_get_cluster_type` and `qcow2_get_subcluster_type`). `guest` is the
     /// cluster's first byte.
     ///
-    /// Errors: [`Qcow2Error::ReservedBits`], [`Qcow2Error::EntryNotAligned`], [`Qcow2Error::ZeroInVersion2`],
-    /// [`Qcow2Error::SubclusterBitmap`], [`Qcow2Error::CompressedInDataFile`], [`Qcow2Error::DataFileOffset`].
+    /// Reserved bits, COPIED and the bitmap of a compressed cluster are passed over, as in QEMU; the check reports them. Errors:
+    /// [`Qcow2Error::EntryNotAligned`], [`Qcow2Error::ReservedBits`] for compressed data behind 2^56 bytes,
+    /// [`Qcow2Error::ZeroInVersion2`], [`Qcow2Error::SubclusterBitmap`], [`Qcow2Error::CompressedInDataFile`], [`Qcow2Error::DataFileOffset`].
     pub(crate) fn decode(
         self,
         geometry: &Geometry,
@@ -281,14 +276,6 @@ impl L2Entry {
         geometry: &Geometry,
         guest: GuestOffset,
     ) -> Result<Option<HostOffset>, Qcow2Error> {
-        let zero = if geometry.extended_l2() { 0 } else { ZERO };
-        if self.raw & !(OFFSET_MASK | COPIED | zero) != 0 {
-            return Err(Qcow2Error::ReservedBits {
-                what: Table::Data,
-                at: guest.0,
-                raw: self.raw,
-            });
-        }
         let offset = pointer(geometry, Table::Data, guest.0, self.raw & OFFSET_MASK)?;
         if !geometry.data_file() {
             return Ok(offset);
@@ -315,15 +302,11 @@ impl L2Entry {
         }
         let shift = compressed_shift(geometry);
         let at = self.raw & ((1 << shift) - 1);
-        if self.raw & COPIED != 0 || self.bitmap != 0 || at > MAX_HOST_OFFSET {
+        if at > MAX_HOST_OFFSET {
             return Err(Qcow2Error::ReservedBits {
                 what: Table::Data,
                 at: guest.0,
-                raw: if self.bitmap != 0 {
-                    self.bitmap
-                } else {
-                    self.raw
-                },
+                raw: self.raw,
             });
         }
         let sectors = ((self.raw & !(COPIED | COMPRESSED)) >> shift) + 1;
@@ -561,16 +544,11 @@ mod tests {
     }
 
     #[test]
-    fn every_reserved_bit_of_an_l1_or_reftable_entry_is_refused() {
+    fn a_reserved_bit_of_an_l1_entry_is_passed_over_and_of_a_reftable_entry_refused() {
         let g = plain();
         for bit in (0..9).chain(56..63) {
-            let raw = HOST.0 | 1 << bit;
-            let error = Qcow2Error::ReservedBits {
-                what: Table::L2,
-                at: 7,
-                raw,
-            };
-            assert_eq!(L1Entry(raw).table(&g, 7), Err(error));
+            assert_eq!(L1Entry(HOST.0 | 1 << bit).table(&g, 7), Ok(Some(HOST)));
+            assert_eq!(L1Entry(1 << bit).table(&g, 7), Ok(None));
         }
         for bit in 0..9 {
             let raw = HOST.0 | 1 << bit;
@@ -634,16 +612,14 @@ mod tests {
     }
 
     #[test]
-    fn every_reserved_bit_of_an_l2_entry_is_refused() {
-        for (g, least) in [(plain(), 1), (extended(), 0)] {
+    fn every_reserved_bit_of_an_l2_entry_is_passed_over_and_an_offset_inside_a_cluster_refused() {
+        for (g, least, bitmap) in [(plain(), 1, 0), (extended(), 0, u32::MAX.into())] {
             for bit in (least..9).chain(56..62) {
-                let raw = HOST.0 | 1 << bit;
-                let error = Qcow2Error::ReservedBits {
-                    what: Table::Data,
-                    at: GUEST.0,
-                    raw,
+                let data = Cluster::Normal {
+                    offset: HOST,
+                    copied: false,
                 };
-                assert_eq!(decode(&g, raw, 0), Err(error));
+                assert_eq!(decode(&g, HOST.0 | 1 << bit, bitmap), Ok(data));
             }
         }
         let inside = HOST.0 + 512;
@@ -783,22 +759,23 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_entry_with_other_flags_is_refused() {
-        let raw = COMPRESSED | COPIED | 4096;
-        let error = |raw| Qcow2Error::ReservedBits {
+    fn a_compressed_entry_with_other_flags_leads_to_its_data_all_the_same() {
+        let data = decode(&plain(), COMPRESSED | 4096, 0);
+        assert!(matches!(data, Ok(Cluster::Compressed { .. })));
+        assert_eq!(decode(&plain(), COMPRESSED | COPIED | 4096, 0), data);
+        assert_eq!(decode(&extended(), COMPRESSED | 4096, 3), data);
+        let small = geometry(3, 9, false, false);
+        let raw = COMPRESSED | 1 << 56;
+        let error = Qcow2Error::ReservedBits {
             what: Table::Data,
             at: GUEST.0,
             raw,
         };
-        assert_eq!(decode(&plain(), raw, 0), Err(error(raw)));
-        assert_eq!(decode(&extended(), COMPRESSED | 4096, 3), Err(error(3)));
-        let small = geometry(3, 9, false, false);
-        let raw = COMPRESSED | 1 << 56;
-        assert_eq!(decode(&small, raw, 0), Err(error(raw)));
+        assert_eq!(decode(&small, raw, 0), Err(error));
     }
 
     #[test]
-    fn what_decodes_encodes_to_the_same_entry() {
+    fn what_decodes_encodes_to_an_entry_that_says_the_same() {
         let mut random = 1_u64;
         let mut next = || {
             random ^= random << 13;
@@ -825,11 +802,11 @@ mod tests {
                     let Ok(cluster) = entry.decode(&g, GUEST) else {
                         continue;
                     };
-                    if raw & COPIED != 0 && raw & (OFFSET_MASK | COMPRESSED) == 0 {
-                        continue; // a flag that means nothing here: dropped
-                    }
                     good += 1;
-                    assert_eq!(cluster.encode(&g), entry, "{g:?} {cluster:?}");
+                    // Bits that mean nothing are dropped.
+                    let again = cluster.encode(&g);
+                    assert_eq!(again.decode(&g, GUEST), Ok(cluster), "{g:?} {raw:#x}");
+                    assert_eq!(again.raw & !raw & !ZERO, 0, "no bit is added");
                     let copied = cluster.with_copied(true);
                     assert_eq!(copied.host(), cluster.host());
                     assert_eq!(copied.subclusters(&g), cluster.subclusters(&g));

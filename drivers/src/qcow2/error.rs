@@ -140,11 +140,6 @@ pub enum Qcow2Error {
         /// The most that it may have here.
         max: u64,
     },
-    /// A header extension that may be there only once is there again.
-    ExtensionTwice {
-        /// Its type.
-        magic: u32,
-    },
     /// A header extension contradicts the rest of the header.
     Extension {
         /// Its type.
@@ -501,9 +496,6 @@ impl fmt::Display for Qcow2Error {
                 f,
                 "header extension {magic:#010x} has {len} bytes, at most {max} are possible here"
             ),
-            Self::ExtensionTwice { magic } => {
-                write!(f, "header extension {magic:#010x} is there twice")
-            }
             Self::Extension { magic, reason } => {
                 write!(f, "header extension {magic:#010x}: {reason}")
             }

@@ -1,7 +1,6 @@
 //! The image file as the other files of this driver see it: tables and clusters, with the file's end taken care of.
 
 use super::Result;
-use super::error::{Qcow2Error, Table};
 use aio_task::CoMutex;
 use block_core::{BlockChild, Cause, DiskOffset, IoVector, ReadVector, WriteFlags, ZeroFlags};
 use std::cell::Cell;
@@ -31,22 +30,24 @@ impl ImageFile {
         &self.child
     }
 
-    /// Reads a piece of a table, which must lie inside the file.
-    pub(super) async fn read_table(&self, what: Table, at: u64, dst: &mut [u8]) -> Result<()> {
-        let len = dst.len() as u64;
-        match self.child.pread(DiskOffset(at), dst).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(match error.cause {
-                Cause::OutOfBounds { size, .. } => Qcow2Error::Outside {
-                    what,
-                    offset: at,
-                    bytes: len,
-                    end: size,
-                }
-                .into(),
-                cause => cause,
-            }),
+    /// Reads a piece of a table. What lies past the file's end reads as zeroes, as guest data does and as the check reads it: QEMU ends a file
+    /// with the last sector that it wrote.
+    pub(super) async fn read_table(&self, at: u64, dst: &mut [u8]) -> Result<()> {
+        let size = match self.child.pread(DiskOffset(at), dst).await {
+            Ok(()) => return Ok(()),
+            Err(error) => match error.cause {
+                Cause::OutOfBounds { size, .. } => size,
+                cause => return Err(cause),
+            },
+        };
+        let there = size.saturating_sub(at).min(dst.len() as u64);
+        let (head, tail) = dst.split_at_mut(there as usize); // at most its length
+        tail.fill(0);
+        if head.is_empty() {
+            return Ok(());
         }
+        let read = self.child.pread(DiskOffset(at), head).await;
+        read.map_err(|e| e.cause)
     }
 
     /// Reads guest data. What lies behind the file's end reads as zeroes: an image may end in the middle of a cluster.

@@ -252,52 +252,15 @@ impl Header {
             self.snapshots,
             ENTRY_SIZE,
             ENTRY_SIZE * u64::from(MAX_SNAPSHOTS),
-        )?;
-        self.check_overlap()
+        )
     }
 
-    /// No table that the header names lies on the header or on another. Without it the first write to one would damage the other.
-    fn check_overlap(&self) -> Result<(), Qcow2Error> {
-        let tables = self.tables();
-        for (i, (what, offset, bytes)) in tables.iter().enumerate() {
-            let end = offset.saturating_add(*bytes);
-            for (other, start, len) in tables.iter().take(i) {
-                if *bytes != 0 && *len != 0 && *offset < start.saturating_add(*len) && *start < end
-                {
-                    return Err(Qcow2Error::Overlap {
-                        what: *what,
-                        other: *other,
-                        offset: *offset,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Every table that the header names starts, and what has a known length ends, inside a file of `length` bytes.
-    ///
-    /// QEMU reads zeroes behind the end of a file, and so takes a truncated image for an empty one.
+    /// The refcount table and the active L1 table are in a file of `length` bytes, but for less than a cluster at its end, which reads as
+    /// zeroes. More than that is what a check calls a corruption, and such an image must not be written to: clusters that are in use would seem
+    /// to be free, and what is written would be far behind the end.
     pub(crate) fn check_inside(&self, length: u64) -> Result<(), Qcow2Error> {
-        for (what, offset, bytes) in self.tables() {
-            if bytes != 0 && offset.saturating_add(bytes) > length {
-                return Err(Qcow2Error::Outside {
-                    what,
-                    offset,
-                    bytes,
-                    end: length,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The tables with their places and bytes. Of the snapshot table no more is known than that its entries have 40 bytes at least.
-    fn tables(&self) -> [(Table, u64, u64); 5] {
         let cluster = self.geometry.cluster_size();
-        let bitmaps = self.extensions.bitmaps;
-        [
-            (Table::Header, 0, (V2_LENGTH as u64).min(cluster)),
+        let tables = [
             (
                 Table::RefcountTable,
                 self.reftable_offset.0,
@@ -308,17 +271,18 @@ impl Header {
                 self.l1_offset.0,
                 u64::from(self.l1_entries) * TABLE_ENTRY_SIZE,
             ),
-            (
-                Table::SnapshotTable,
-                self.snapshots_offset.0,
-                u64::from(self.snapshots) * ENTRY_SIZE,
-            ),
-            (
-                Table::BitmapDirectory,
-                bitmaps.map_or(0, |bitmaps| bitmaps.directory_offset.0),
-                bitmaps.map_or(0, |bitmaps| bitmaps.directory_size),
-            ),
-        ]
+        ];
+        for (what, offset, bytes) in tables {
+            if !is_inside(offset, bytes, length, cluster) {
+                return Err(Qcow2Error::Outside {
+                    what,
+                    offset,
+                    bytes,
+                    end: length,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The length of the guest's disk in bytes: whole sectors, as in QEMU.
@@ -583,6 +547,12 @@ fn too_short(bytes: u64, needed: usize) -> Qcow2Error {
         bytes,
         needed: needed as u64,
     }
+}
+
+/// Whether `bytes` bytes at `offset` are in a file that ends at `end`. The last cluster of a file may be there in part only, so that they may
+/// reach past its end by less than a cluster (`qcow2_inc_refcounts_imrt`).
+pub(crate) fn is_inside(offset: u64, bytes: u64, end: u64, cluster_size: u64) -> bool {
+    offset.saturating_add(bytes).saturating_sub(end) < cluster_size
 }
 
 /// The big-endian number at `at` of fields that are long enough; 0 where they are not.

@@ -1,5 +1,6 @@
 //! What an image says of itself: `qemu-img info`, QEMU's `ImageInfoSpecificQCow2`, and its snapshots.
 
+use super::check::Source;
 use super::codec::CompressionType;
 use super::create::Version;
 use super::error::Qcow2Error;
@@ -54,7 +55,7 @@ pub struct ImageInfo {
 /// Errors: what is wrong with the header or the snapshot table, or not supported; [`Qcow2Error::Io`].
 pub async fn info(file: &BlockChild) -> Result<ImageInfo, Qcow2Error> {
     let header = Header::read(file, Purpose::Use).await?;
-    let table = SnapshotTable::read(file, &header, Purpose::Use).await?;
+    let table = SnapshotTable::read(&Source::new(file).await?, &header, Purpose::Use).await?;
     let (geometry, extensions) = (&header.geometry, &header.extensions);
     let external_data = header.incompatible & incompatible::DATA_FILE != 0;
     Ok(ImageInfo {

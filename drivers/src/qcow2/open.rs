@@ -2,7 +2,7 @@
 
 use super::backing::Backing;
 use super::cache::SliceCache;
-use super::check::{self, RepairLevel};
+use super::check::{self, RepairLevel, Source};
 use super::entry::{L1Entry, ReftableEntry};
 use super::error::{Qcow2Error, Table};
 use super::file::ImageFile;
@@ -34,7 +34,9 @@ impl Image {
         }
         let file = ImageFile::new(file);
         let length = file.length().await.map_err(read_failed(Table::Header))?;
-        header.check_inside(length)?;
+        if !read_only {
+            header.check_inside(length)?;
+        }
         let geometry = header.geometry;
         let data = match (geometry.data_file(), options.data_file) {
             (true, Some(data)) => Some(ImageFile::new(data)),
@@ -48,7 +50,10 @@ impl Image {
         let reftable = read_entries(&file, Table::RefcountTable, at, entries).await?;
         let snapshots = match header.snapshots {
             0 => SnapshotTable::default(),
-            _ => SnapshotTable::read(file.child(), &header, Purpose::Use).await?,
+            _ => {
+                let source = Source::new(file.child()).await?;
+                SnapshotTable::read(&source, &header, Purpose::Use).await?
+            }
         };
         let or_default = |wanted, default| if wanted == 0 { default } else { wanted };
         let l2_memory = or_default(options.l2_cache, L2_CACHE);
@@ -56,7 +61,7 @@ impl Image {
         let image = Self {
             geometry,
             refcounts: Refcounts::new(geometry, reftable, at.0, refcount_memory),
-            l2: SliceCache::new(Table::L2, geometry.slice_size(), l2_memory),
+            l2: SliceCache::new(geometry.slice_size(), l2_memory),
             active: RootTable::new(l1, header.l1_offset.0),
             size: Cell::new(header.disk_size()),
             snapshots_at: Cell::new((header.snapshots_offset.0, header.snapshots)),
@@ -86,15 +91,16 @@ impl Image {
             sure: true,
         });
         if !read_only {
-            image.find_tables()?;
+            image.find_tables(length)?;
             image.find_snapshot_tables()?;
             image.note_autoclear_features();
         }
         Ok(image)
     }
 
-    /// Notes where the tables are. Two of them in one place, or an entry that leads to none, is an image that must not be written to.
-    fn find_tables(&self) -> Result<(), Qcow2Error> {
+    /// Notes where the tables are. Two of them in one place, or an entry that leads to none, is an image that must not be written to; nor is
+    /// one with a refcount block past the file's end at `length`, whose clusters would all seem to be free.
+    fn find_tables(&self, length: u64) -> Result<(), Qcow2Error> {
         let geometry = &self.geometry;
         let clusters = |at: u64, entries: u64| {
             let end = at + entries * TABLE_ENTRY_SIZE; // checked with the header
@@ -109,6 +115,14 @@ impl Image {
         self.add_table(Table::L1, clusters(l1.at(), l1.len()))?;
         for index in 0..reftable.len() {
             if let Some(at) = ReftableEntry(reftable.get(index)).block(geometry, index)? {
+                if at.0 >= length {
+                    return Err(Qcow2Error::Outside {
+                        what: Table::RefcountBlock,
+                        offset: at.0,
+                        bytes: geometry.cluster_size(),
+                        end: length,
+                    });
+                }
                 let cluster = geometry.cluster_of(at);
                 self.add_table(Table::RefcountBlock, cluster..cluster + 1)?;
             }
@@ -219,7 +233,7 @@ pub(super) async fn read_entries(
     let mut table = Vec::new();
     table.try_reserve_exact(len).map_err(too_much)?;
     table.resize(len, 0);
-    let read = file.read_table(what, at.0, &mut table).await;
+    let read = file.read_table(at.0, &mut table).await;
     read.map_err(read_failed(what))?;
     let (entries, _) = table.as_chunks::<8>();
     Ok(entries.iter().map(|e| u64::from_be_bytes(*e)).collect())

@@ -65,7 +65,7 @@ impl Refcounts {
     pub(super) fn new(geometry: Geometry, table: Vec<u64>, table_at: u64, memory: u64) -> Self {
         Self {
             geometry,
-            cache: SliceCache::new(Table::RefcountBlock, geometry.slice_size(), memory),
+            cache: SliceCache::new(geometry.slice_size(), memory),
             table: RootTable::new(table, table_at),
             tables: TableMap::default(),
             first_free: Cell::new(0),

@@ -42,6 +42,39 @@ impl TableMap {
         Ok(())
     }
 
+    /// The same where tables may lie on others already, which keep their names: several snapshots may share one table, and a damaged one may
+    /// be anywhere.
+    pub(super) fn cover(&self, what: Table, clusters: Range<u64>) {
+        let mut at = clusters.start;
+        while at < clusters.end {
+            let next = first_in(&self.0.borrow(), at..clusters.end);
+            let none = (clusters.end, clusters.end);
+            let (start, end) = next.map_or(none, |(start, run)| (start, run.end));
+            if at < start {
+                self.0.borrow_mut().insert(at, Run { end: start, what });
+            }
+            at = end;
+        }
+    }
+
+    /// No table of this kind is anywhere.
+    pub(super) fn uncover(&self, what: Table) {
+        self.0.borrow_mut().retain(|_, run| run.what != what);
+    }
+
+    /// The end of the first table among `clusters` that the disk can do without: a snapshot's L1 table, the bitmap directory.
+    pub(super) fn end_of_foreign(&self, clusters: Range<u64>) -> Option<u64> {
+        let runs = self.0.borrow();
+        let mut at = clusters.start;
+        while let Some((_, run)) = first_in(&runs, at..clusters.end) {
+            if matches!(run.what, Table::SnapshotL1 | Table::BitmapDirectory) {
+                return Some(run.end);
+            }
+            at = run.end;
+        }
+        None
+    }
+
     /// The table in this cluster.
     pub(super) fn get(&self, cluster: u64) -> Option<Table> {
         run_at(&self.0.borrow(), cluster).map(|(_, run)| run.what)
@@ -70,15 +103,7 @@ impl TableMap {
         clusters: Range<u64>,
         cluster_bits: u32,
     ) -> Result<(), Qcow2Error> {
-        if clusters.is_empty() {
-            return Ok(());
-        }
-        let runs = self.0.borrow();
-        let other = run_at(&runs, clusters.start).map(|(_, run)| (clusters.start, run));
-        let other = other.or_else(|| {
-            let (start, run) = runs.range(clusters).next()?;
-            Some((*start, *run))
-        });
+        let other = first_in(&self.0.borrow(), clusters);
         match other {
             None => Ok(()),
             Some((cluster, other)) => Err(Qcow2Error::Overlap {
@@ -88,6 +113,18 @@ impl TableMap {
             }),
         }
     }
+}
+
+/// The first cluster of `clusters` that holds a table, and its run.
+fn first_in(runs: &BTreeMap<u64, Run>, clusters: Range<u64>) -> Option<(u64, Run)> {
+    if clusters.is_empty() {
+        return None;
+    }
+    let first = run_at(runs, clusters.start).map(|(_, run)| (clusters.start, run));
+    first.or_else(|| {
+        let (start, run) = runs.range(clusters).next()?;
+        Some((*start, *run))
+    })
 }
 
 /// The run with this cluster, and where it starts.
@@ -123,6 +160,24 @@ mod tests {
         (4..6).for_each(|cluster| tables.remove(cluster));
         assert_eq!(tables.check(Table::Data, 0..9, 16), Ok(()));
     }
+
+    #[test]
+    fn a_table_that_lies_on_others_covers_what_they_leave() {
+        let tables = TableMap::default();
+        tables.add(Table::L1, 4..6, 16).expect("free");
+        tables.cover(Table::SnapshotL1, 2..8);
+        tables.cover(Table::SnapshotL1, 7..9);
+        let kinds: Vec<_> = (1..10).map(|cluster| tables.get(cluster)).collect();
+        let (l1, snapshot) = (Some(Table::L1), Some(Table::SnapshotL1));
+        let wanted = [
+            None, snapshot, snapshot, l1, l1, snapshot, snapshot, snapshot, None,
+        ];
+        assert_eq!(kinds, wanted);
+        tables.uncover(Table::SnapshotL1);
+        assert_eq!(tables.check(Table::Data, 0..4, 16), Ok(()));
+        assert_eq!(tables.get(5), l1);
+    }
+
     #[test]
     fn a_table_takes_the_same_memory_whatever_its_length_and_may_go_in_pieces() {
         let tables = TableMap::default();

@@ -144,11 +144,8 @@ fn a_bitmap_directory_that_is_counted_as_free_is_not_written_over() {
         image.resize((directory + 2 * CLUSTER) as usize, 0);
         let (node, control) = open(context, &image).await;
         let data = [0xAA; CLUSTER as usize];
-        let refused = write(&node, 4 * CLUSTER, &data).await.unwrap_err();
-        assert!(
-            refused.to_string().contains("bitmap directory"),
-            "{refused}"
-        );
+        write(&node, 4 * CLUSTER, &data).await.expect("elsewhere");
+        node.close().await.expect("closed");
         let there = &control.contents()[directory as usize..][..CLUSTER as usize];
         assert_eq!(&there[..8], (directory + CLUSTER).to_be_bytes());
         assert_eq!(there[15], 1, "only marked as in use");

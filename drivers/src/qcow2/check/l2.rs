@@ -145,11 +145,12 @@ impl Walk<'_, '_> {
         if raw & COPIED != 0 {
             self.report.corrupt(times, finding.clone());
         }
+        let (offset, bytes) = compressed(&self.geometry, raw);
         if self.geometry.data_file() || bitmap != 0 {
             self.report.corrupt(times, finding);
+            self.keep(Table::Data, offset, bytes); // it can be read all the same
             return Ok(());
         }
-        let (offset, bytes) = compressed(&self.geometry, raw);
         self.count(Table::Data, offset, bytes, times)?;
         // Reading one never goes on where the one before it ended: sectors are shared.
         self.report.allocated_clusters += uses.active;

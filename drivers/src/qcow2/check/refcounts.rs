@@ -3,7 +3,7 @@
 use super::counts::Counts;
 use super::report::{CheckReport, Finding};
 use super::source::Source;
-use super::walk::Walk;
+use super::walk::{Kept, Walk};
 use crate::qcow2::entry::ReftableEntry;
 use crate::qcow2::error::{Qcow2Error, Table};
 use crate::qcow2::geometry::Geometry;
@@ -15,13 +15,13 @@ const KEPT_SLICES: usize = 64;
 
 /// What is to happen to a refcount that differs from the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum Action<'k> {
     /// It is reported.
     Report,
     /// It is raised where it is too low. Safe at any time: what is not used cannot be overwritten by it.
     Raise,
-    /// It is lowered where it is too high. Safe once nothing on disk uses the cluster any more.
-    Lower,
+    /// It is lowered where it is too high, but for clusters that are kept. Safe once nothing on disk uses the cluster any more.
+    Lower(&'k Kept),
 }
 
 /// What [`DiskRefcounts::compare`] has done.
@@ -118,7 +118,7 @@ impl<'a, 's> DiskRefcounts<'a, 's> {
     pub(super) async fn compare(
         &mut self,
         counts: &Counts,
-        action: Action,
+        action: Action<'_>,
         report: &mut CheckReport,
     ) -> Result<Compared, Qcow2Error> {
         self.kept.clear(); // they may change
@@ -153,7 +153,7 @@ impl<'a, 's> DiskRefcounts<'a, 's> {
         offset: u64,
         range: Range<u64>,
         counts: &Counts,
-        action: Action,
+        action: Action<'_>,
         report: &mut CheckReport,
         compared: &mut Compared,
     ) -> Result<(), Qcow2Error> {
@@ -172,7 +172,7 @@ impl<'a, 's> DiskRefcounts<'a, 's> {
                 let wanted = match action {
                     Action::Report => refcount != references,
                     Action::Raise => refcount < references,
-                    Action::Lower => refcount > references,
+                    Action::Lower(kept) => refcount > references && !kept.contains(cluster),
                 };
                 if !wanted {
                     continue;
@@ -200,7 +200,7 @@ impl<'a, 's> DiskRefcounts<'a, 's> {
 fn missing(
     counts: &Counts,
     range: Range<u64>,
-    action: Action,
+    action: Action<'_>,
     report: &mut CheckReport,
     compared: &mut Compared,
 ) {

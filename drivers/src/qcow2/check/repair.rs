@@ -102,9 +102,11 @@ async fn repair_all(source: &Source<'_>, header: &mut Header) -> Result<CheckRep
     }
 
     let mut refcounts = walk.disk_refcounts();
+    let before = walk.report.corruptions;
     let compared = refcounts
         .compare(&walk.counts, Action::Report, &mut walk.report)
         .await?;
+    let undercounted = walk.report.corruptions - before;
     let new_table = match snapshots.wrong {
         0 => None,
         _ => Some(NewTable::place(&snapshots, &mut walk)?),
@@ -114,16 +116,18 @@ async fn repair_all(source: &Source<'_>, header: &mut Header) -> Result<CheckRep
         rebuild = !is_covered(&mut refcounts, &walk.counts).await?;
     }
     if rebuild {
-        walk = build_anew(source, header, &snapshots, new_table.as_ref(), walk.report).await?;
+        walk = build_anew(source, header, &snapshots, new_table.as_ref(), walk).await?;
         refcounts = DiskRefcounts::new(source, header.geometry, walk.reftable.clone());
     } else {
         let raised = raise(&mut walk, &mut refcounts).await?;
-        walk.report.corruptions_fixed += raised.changed;
-        walk.report.corruptions = walk.report.corruptions.saturating_sub(raised.changed);
+        // Those of the new snapshot table were not wrong.
+        let fixed = raised.changed.min(undercounted);
+        walk.report.corruptions_fixed += fixed;
+        walk.report.corruptions -= fixed;
     }
 
     if let Some(table) = new_table {
-        table.write(source, header, &mut walk.counts).await?;
+        table.write(source, header, &mut walk).await?;
         walk.report.corruptions_fixed += snapshots.wrong;
     }
     lower(&mut walk, &mut refcounts).await?;
@@ -148,8 +152,9 @@ async fn lower(
     walk: &mut Walk<'_, '_>,
     refcounts: &mut DiskRefcounts<'_, '_>,
 ) -> Result<(), Qcow2Error> {
+    let kept = walk.kept();
     let lowered = refcounts
-        .compare(&walk.counts, Action::Lower, &mut walk.report)
+        .compare(&walk.counts, Action::Lower(&kept), &mut walk.report)
         .await?;
     walk.source.flush(Table::RefcountBlock).await?;
     let fixed = lowered.changed.min(walk.report.leaks);
@@ -176,13 +181,20 @@ async fn build_anew<'a, 's>(
     header: &mut Header,
     snapshots: &Snapshots,
     new_table: Option<&NewTable>,
-    before: CheckReport,
+    before: Walk<'a, 's>,
 ) -> Result<Walk<'a, 's>, Qcow2Error> {
     let mut walk = Walk::new(source, header, snapshots, Scope::WithoutRefcounts).await?;
     if let Some(table) = new_table {
         table.count(&mut walk.counts)?;
     }
-    let free_from = walk.free_from();
+    for cluster in walk.kept().clusters() {
+        if walk.counts.get(cluster) == 0 {
+            walk.counts.add(cluster, 1)?;
+        }
+    }
+    // Not where the old structures should be either: a crash must not make others of them.
+    let free_from = walk.free_from().max(before.free_from());
+    let before = before.report;
     rebuild(source, header, &mut walk.counts, free_from).await?;
     let mut walk = Walk::new(source, header, snapshots, Scope::Everything).await?;
     if let Some(table) = new_table {
@@ -202,7 +214,6 @@ struct NewTable {
     bytes: Vec<u8>,
     first: u64,
     snapshots: u32,
-    old_bytes: u64,
 }
 
 impl NewTable {
@@ -213,7 +224,6 @@ impl NewTable {
             bytes: serialise(&snapshots.list)?,
             first: walk.free_from(),
             snapshots: snapshots.list.len() as u32, // at most 65536
-            old_bytes: snapshots.bytes,
         };
         table.count(&mut walk.counts)?;
         Ok(table)
@@ -232,7 +242,7 @@ impl NewTable {
         self,
         source: &Source<'_>,
         header: &mut Header,
-        counts: &mut Counts,
+        walk: &mut Walk<'_, '_>,
     ) -> Result<(), Qcow2Error> {
         let at = self.first * self.geometry.cluster_size();
         source.write(Table::SnapshotTable, at, &self.bytes).await?;
@@ -240,15 +250,8 @@ impl NewTable {
         new.snapshots = self.snapshots;
         new.snapshots_offset = HostOffset(at);
         write_tables(source, &new).await?;
-        let old = header.snapshots_offset.0;
         *header = new;
-        if self.old_bytes != 0 {
-            let bits = self.geometry.cluster_bits();
-            for cluster in old >> bits..=(old + self.old_bytes - 1) >> bits {
-                counts.remove(cluster)?;
-            }
-        }
-        Ok(())
+        walk.release_snapshot_table()
     }
 }
 

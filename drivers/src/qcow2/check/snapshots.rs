@@ -1,14 +1,11 @@
 //! The snapshot table as a check reads it, and what is wrong in it. QEMU's `qcow2_check_read_snapshot_table`.
 
 use super::report::{CheckReport, Finding};
-use super::source::{Source, buffer};
+use super::source::Source;
 use crate::qcow2::error::{Qcow2Error, Table};
 use crate::qcow2::header::{Header, Purpose, check_table};
-use crate::qcow2::snapshot::table::{ENTRY_SIZE, MAX_SNAPSHOTS, MAX_TABLE_BYTES, Parsed};
-use crate::qcow2::snapshot::table::{Snapshot, SnapshotTable};
+use crate::qcow2::snapshot::table::{ENTRY_SIZE, MAX_SNAPSHOTS, Snapshot, SnapshotTable};
 
-/// How much of the table is read first; then twice as much, and so on.
-const FIRST_READ: u64 = 64 << 10;
 /// The extra data that an entry of version 3 must have: the size of the machine state and of the disk.
 const NEEDED_EXTRA: u32 = 16;
 
@@ -27,7 +24,7 @@ pub(super) struct Snapshots {
 impl Snapshots {
     /// Reads the table that `header` names. `repair`: what is too much in it is left out, and to be dropped on disk.
     ///
-    /// Errors: [`Qcow2Error::NotAligned`], [`Qcow2Error::TableTooLarge`], [`Qcow2Error::SnapshotEntry`], [`Qcow2Error::Outside`]. Nothing
+    /// Errors: [`Qcow2Error::NotAligned`], [`Qcow2Error::TableTooLarge`], [`Qcow2Error::SnapshotEntry`]. Nothing
     /// more can be said of the image then: without the table most of its clusters would seem to be leaked.
     pub(super) async fn read(
         source: &Source<'_>,
@@ -51,7 +48,12 @@ impl Snapshots {
             header.snapshots_offset.0,
             fixed_bytes,
         )?;
-        let table = parse(source, header, count, repair).await?;
+        let purpose = if repair { Purpose::Check } else { Purpose::Use };
+        let readable = Header {
+            snapshots: count,
+            ..header.clone()
+        };
+        let table = SnapshotTable::read(source, &readable, purpose).await?;
 
         let overhang = (header.snapshots - count).saturating_add(table.left_out);
         if overhang != 0 {
@@ -79,35 +81,5 @@ impl Snapshots {
             wrong,
             overhang,
         })
-    }
-}
-
-/// Reads as much as the table needs; what is behind the file's end reads as zeroes.
-async fn parse(
-    source: &Source<'_>,
-    header: &Header,
-    count: u32,
-    repair: bool,
-) -> Result<SnapshotTable, Qcow2Error> {
-    let (what, at) = (Table::SnapshotTable, header.snapshots_offset.0);
-    let purpose = if repair { Purpose::Check } else { Purpose::Use };
-    // A table that is made of nothing has no business to be long.
-    let most = source.end().saturating_sub(at).max(MAX_TABLE_BYTES);
-    let mut want = FIRST_READ;
-    loop {
-        let mut bytes = buffer(what, want.min(most))?;
-        source.read(what, at, &mut bytes).await?;
-        match SnapshotTable::parse(&bytes, count, header.disk_size(), purpose)? {
-            Parsed::All(table) => return Ok(table),
-            Parsed::NeedsMore { bytes } if want >= most => {
-                return Err(Qcow2Error::Outside {
-                    what,
-                    offset: at,
-                    bytes,
-                    end: source.end(),
-                });
-            }
-            Parsed::NeedsMore { bytes } => want = want.saturating_mul(2).max(bytes),
-        }
     }
 }

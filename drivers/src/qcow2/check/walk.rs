@@ -20,8 +20,10 @@ use super::source::{Entries, Source};
 use crate::qcow2::entry::{COPIED, L1Entry, OFFSET_MASK};
 use crate::qcow2::error::{Qcow2Error, Table};
 use crate::qcow2::geometry::{Geometry, TABLE_ENTRY_SIZE};
-use crate::qcow2::header::Header;
+use crate::qcow2::header::{Header, is_inside};
+use crate::qcow2::offset::HostOffset;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// How many L1 entries lead to an L2 table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,22 @@ pub(super) enum Scope {
     WithoutRefcounts,
 }
 
+/// Clusters that are not counted, and not freed either. Sorted, no two of them touch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept(Vec<Range<u64>>);
+
+impl Kept {
+    pub(super) fn contains(&self, cluster: u64) -> bool {
+        let behind = self.0.partition_point(|range| range.start <= cluster);
+        let before = behind.checked_sub(1).and_then(|index| self.0.get(index));
+        before.is_some_and(|range| cluster < range.end)
+    }
+
+    pub(super) fn clusters(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().cloned().flatten()
+    }
+}
+
 /// A walk through the tables of an image, and what it has found.
 pub(super) struct Walk<'a, 's> {
     pub(super) source: &'s Source<'a>,
@@ -61,6 +79,11 @@ pub(super) struct Walk<'a, 's> {
     pub(super) reftable: Vec<u64>,
     /// Where the refcount blocks are that count. Sorted when the walk is over.
     blocks: Vec<u64>,
+    /// Clusters that can be read through a table but are not counted, since the table or entry is wrong (QEMU does not count them either).
+    /// Nobody knows whether they are needed: a repair does not free them.
+    kept: Vec<(Table, Range<u64>)>,
+    /// The clusters that were counted for the snapshot table.
+    snapshot_table: Range<u64>,
     /// The first cluster behind what entries that lead out of the file lead to, if that is not absurdly far.
     dangling: u64,
     /// How many entries [`Walk::fix_entries`] would find.
@@ -102,6 +125,8 @@ impl<'a, 's> Walk<'a, 's> {
             areas: Vec::new(),
             reftable: Vec::new(),
             blocks: Vec::new(),
+            kept: Vec::new(),
+            snapshot_table: 0..0,
             dangling: 0,
             misplaced: 0,
             rebuild: false,
@@ -109,12 +134,12 @@ impl<'a, 's> Walk<'a, 's> {
         walk.area(Table::Header, 0, geometry.cluster_size(), 1)?;
         walk.l1_tables(header, snapshots).await?;
         walk.l2_tables().await?;
-        walk.area(
-            Table::SnapshotTable,
-            header.snapshots_offset.0,
-            snapshots.bytes,
-            1,
-        )?;
+        let (at, bytes) = (header.snapshots_offset.0, snapshots.bytes);
+        walk.area(Table::SnapshotTable, at, bytes, 1)?;
+        if bytes != 0 && walk.is_inside(at, bytes) {
+            walk.snapshot_table =
+                geometry.cluster_of(HostOffset(at))..geometry.clusters_for(at + bytes);
+        }
         bitmaps::count(&mut walk, header).await?;
         walk.refcounts(header, scope == Scope::Everything).await?;
         walk.areas.sort_unstable();
@@ -124,8 +149,6 @@ impl<'a, 's> Walk<'a, 's> {
 
     /// Counts `times` uses of every cluster that the `bytes` bytes at `offset` touch (`qcow2_inc_refcounts_imrt`), and returns whether the
     /// refcounts are wide enough for them.
-    ///
-    /// The last cluster of a file may be there in part only, so that a table or cluster may reach behind the end by less than a cluster.
     pub(super) fn count(
         &mut self,
         what: Table,
@@ -136,9 +159,9 @@ impl<'a, 's> Walk<'a, 's> {
         if bytes == 0 || times == 0 {
             return Ok(true);
         }
-        let end = self.source.end();
         let last = offset.saturating_add(bytes);
-        if last.saturating_sub(end) >= self.geometry.cluster_size() {
+        if !self.is_inside(offset, bytes) {
+            let end = self.source.end();
             let outside = Finding::Outside {
                 what,
                 offset,
@@ -146,6 +169,7 @@ impl<'a, 's> Walk<'a, 's> {
                 end,
             };
             self.report.corrupt(times, outside);
+            self.keep(what, offset, bytes);
             let behind = self.geometry.clusters_for(last);
             if behind / 2 <= self.counts.clusters() {
                 self.dangling = self.dangling.max(behind);
@@ -164,6 +188,54 @@ impl<'a, 's> Walk<'a, 's> {
             }
         }
         Ok(wide_enough)
+    }
+
+    fn is_inside(&self, offset: u64, bytes: u64) -> bool {
+        is_inside(
+            offset,
+            bytes,
+            self.source.end(),
+            self.geometry.cluster_size(),
+        )
+    }
+
+    /// The clusters that `bytes` bytes at `offset` touch stay in use, although nothing counts them.
+    pub(super) fn keep(&mut self, what: Table, offset: u64, bytes: u64) {
+        let bytes = bytes.min(self.source.end().saturating_sub(offset));
+        if bytes == 0 || matches!(what, Table::RefcountTable | Table::RefcountBlock) {
+            return; // refcounts are built anew from what uses the clusters
+        }
+        let bits = self.geometry.cluster_bits();
+        let clusters = offset >> bits..((offset + bytes - 1) >> bits) + 1;
+        match self.kept.last_mut() {
+            Some((kind, last)) if *kind == what && last.end == clusters.start => {
+                last.end = clusters.end;
+            }
+            _ => self.kept.push((what, clusters)),
+        }
+    }
+
+    /// The snapshot table is somewhere else now: what was counted for it before is not any more, and nothing else.
+    pub(super) fn release_snapshot_table(&mut self) -> Result<(), Qcow2Error> {
+        self.kept.retain(|(kind, _)| *kind != Table::SnapshotTable);
+        for cluster in std::mem::take(&mut self.snapshot_table) {
+            self.counts.remove(cluster)?;
+        }
+        Ok(())
+    }
+
+    /// The clusters that were kept.
+    pub(super) fn kept(&self) -> Kept {
+        let mut kept: Vec<_> = self.kept.iter().map(|(_, range)| range.clone()).collect();
+        kept.sort_unstable_by_key(|range| range.start);
+        kept.dedup_by(|next, before| {
+            let joined = next.start <= before.end;
+            if joined {
+                before.end = before.end.max(next.end);
+            }
+            joined
+        });
+        Kept(kept)
     }
 
     /// Counts a table that is neither an L2 table nor a refcount block, and remembers where it is.
@@ -292,6 +364,8 @@ impl<'a, 's> Walk<'a, 's> {
         let bytes = entries * TABLE_ENTRY_SIZE;
         if count {
             self.area(what, at, bytes, 1)?;
+            // Its entries past the file's end cannot be trusted: clusters that are in use would seem to be free.
+            self.rebuild |= !self.is_inside(at, bytes);
         }
         let no_memory = |_| Qcow2Error::OutOfMemory { what, bytes };
         self.reftable

@@ -55,7 +55,7 @@ pub(crate) struct BitmapsExtension {
 
 impl Extensions {
     /// Reads the extensions in `area`: what follows the header's fields, up to the backing file name or the cluster's end (QEMU's
-    /// `qcow2_read_extensions`). `bitmaps`: the autoclear bit says that the bitmaps are up to date; where not, theirs is skipped.
+    /// `qcow2_read_extensions`). Of two of one type the last one counts, as there. `bitmaps`: the autoclear bit says that the bitmaps are up to date; where not, theirs is skipped.
     pub(super) fn parse(
         area: &[u8],
         geometry: &Geometry,
@@ -64,7 +64,7 @@ impl Extensions {
         let mut all = Self::default();
         for extension in Walk(area) {
             let (magic, data) = extension?;
-            let once = match magic {
+            match magic {
                 magic::BACKING_FORMAT => {
                     if data.len() > MAX_FORMAT_NAME {
                         return Err(Qcow2Error::NameLength {
@@ -73,10 +73,11 @@ impl Extensions {
                             max: MAX_FORMAT_NAME as u64,
                         });
                     }
-                    all.backing_format.replace(Name::new(data)).is_none()
+                    // An empty one is none, as in QEMU.
+                    all.backing_format = (!data.is_empty()).then(|| Name::new(data));
                 }
-                magic::DATA_FILE => all.data_file.replace(Name::new(data)).is_none(),
-                magic::FEATURE_NAMES => all.feature_names.replace(data.to_vec()).is_none(),
+                magic::DATA_FILE => all.data_file = Some(Name::new(data)),
+                magic::FEATURE_NAMES => all.feature_names = Some(data.to_vec()),
                 magic::ENCRYPTION => {
                     return Err(Qcow2Error::Extension {
                         magic,
@@ -86,19 +87,11 @@ impl Extensions {
                 magic::BITMAPS => {
                     let fields = BitmapsExtension::fields(data)?;
                     // Bitmaps that are out of date may say anything: they are dropped with the next header.
-                    let found = bitmaps.then(|| BitmapsExtension::parse(fields, geometry));
-                    match found.transpose()? {
-                        Some(found) => all.bitmaps.replace(found).is_none(),
-                        None => true,
+                    if bitmaps {
+                        all.bitmaps = Some(BitmapsExtension::parse(fields, geometry)?);
                     }
                 }
-                _ => {
-                    all.unknown.push((magic, data.to_vec()));
-                    true
-                }
-            };
-            if !once {
-                return Err(Qcow2Error::ExtensionTwice { magic });
+                _ => all.unknown.push((magic, data.to_vec())),
             }
         }
         Ok(all)

@@ -7,28 +7,51 @@ use super::references::Change;
 use crate::qcow2::Result;
 use crate::qcow2::image::Image;
 use crate::qcow2::locks::EVERYTHING;
+use block_core::Cause;
 
 impl Image {
     /// See [`BlockDriver::snapshot_delete`](block_core::BlockDriver::snapshot_delete).
     ///
-    /// Errors, after which nothing has changed: [`NoSuchSnapshot`](block_core::Cause::NoSuchSnapshot),
-    /// [`SnapshotInUse`](crate::qcow2::Qcow2Error::SnapshotInUse) where a view of it is open, what is wrong in its tables, and what the
-    /// disk says before the header has changed. What it says later costs space at worst.
+    /// A snapshot whose tables make no sense is deleted all the same. What it leads to keeps its references then, since it is not known what
+    /// that is; a check finds it as leaked.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed after [`NoSuchSnapshot`](Cause::NoSuchSnapshot), [`SnapshotInUse`](crate::qcow2::Qcow2Error::SnapshotInUse)
+    /// where a view of it is open, and what the disk says before the header has changed. What it says later costs space at worst. It is deleted
+    /// after [`Cause::Done`], which says what was wrong in its tables.
     pub(in crate::qcow2) async fn delete_snapshot(&self, id_or_name: &str) -> Result<()> {
         let _lock = self.locks.exclusive(EVERYTHING).await;
         self.check_snapshots()?;
         let (index, snapshot) = self.snapshots.find(id_or_name)?;
         self.snapshots.check_unused(&snapshot)?;
         self.finish_earlier().await?;
-        let walk = self.walk_over_snapshot(&snapshot, Change::Lower).await?;
+        let found = self.walk_over_snapshot(&snapshot, Change::Lower).await;
+        let walk = match found {
+            // It contradicts itself, or is beyond what the format has.
+            Err(Cause::Corrupt(_) | Cause::Driver(_)) => found,
+            found => Ok(found?),
+        };
         let mut others = self.snapshots.table.borrow().snapshots.clone();
         others.remove(index);
         self.switch_snapshots(others).await?;
-        self.free(self.l1_clusters(&snapshot));
-        self.abandon(walk);
+        let damage = match walk {
+            Ok(walk) => {
+                self.free(self.l1_clusters(&snapshot));
+                self.abandon(walk);
+                None
+            }
+            Err(damage) => Some(damage),
+        };
         self.recompute_copied();
+        self.cover_snapshot_tables();
         // The snapshot is gone, whatever becomes of this.
         let _ = self.tidy().await;
-        Ok(())
+        match damage {
+            None => Ok(()),
+            Some(cause) => Err(Cause::Done {
+                but: Box::new(cause),
+            }),
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::table::{Snapshot, SnapshotTable};
 use crate::qcow2::Result;
 use crate::qcow2::error::{Qcow2Error, Table};
 use crate::qcow2::geometry::TABLE_ENTRY_SIZE;
+use crate::qcow2::header::is_inside;
 use crate::qcow2::image::Image;
 use crate::qcow2::offset::HostOffset;
 use crate::qcow2::open::read_entries;
@@ -76,25 +77,43 @@ impl Image {
         Ok(table.snapshots.iter().map(Snapshot::info).collect())
     }
 
-    /// Notes where the snapshot table and the snapshots' L1 tables are. One that makes no sense is refused when it is used.
+    /// Notes where the snapshot table and the snapshots' L1 tables are.
     pub(in crate::qcow2) fn find_snapshot_tables(&self) -> Result<(), Qcow2Error> {
         let (at, _) = self.snapshots_at.get();
-        let table = self.snapshots.table.borrow();
-        self.add_table(Table::SnapshotTable, self.clusters_at(at, table.bytes))?;
+        let bytes = self.snapshots.table.borrow().bytes;
+        self.add_table(Table::SnapshotTable, self.clusters_at(at, bytes))?;
+        self.cover_snapshot_tables();
+        Ok(())
+    }
+
+    /// Notes where the snapshots' L1 tables are. One that makes no sense, or lies on another table, is refused when it is used, and keeps
+    /// nothing else from being used.
+    pub(super) fn cover_snapshot_tables(&self) {
+        let (table, tables) = (self.snapshots.table.borrow(), &self.refcounts.tables);
+        tables.uncover(Table::SnapshotL1);
         for snapshot in &table.snapshots {
             if snapshot.check_l1(&self.geometry).is_ok() {
-                self.add_table(Table::SnapshotL1, self.l1_clusters(snapshot))?;
+                tables.cover(Table::SnapshotL1, self.l1_clusters(snapshot));
             }
         }
-        Ok(())
     }
 
     /// The L1 table of a snapshot.
     ///
-    /// Errors: those of [`Snapshot::check_l1`], and what reading it gave.
+    /// Errors: those of [`Snapshot::check_l1`]; [`Qcow2Error::Outside`] where a check says so too; what reading it gave.
     pub(super) async fn read_snapshot_l1(&self, snapshot: &Snapshot) -> Result<Vec<u64>> {
         snapshot.check_l1(&self.geometry)?;
         let (at, entries) = (snapshot.l1_offset, snapshot.l1_entries.into());
+        let (bytes, end) = (entries * TABLE_ENTRY_SIZE, self.file.length().await?);
+        if !is_inside(at.0, bytes, end, self.geometry.cluster_size()) {
+            return Err(Qcow2Error::Outside {
+                what: Table::SnapshotL1,
+                offset: at.0,
+                bytes,
+                end,
+            }
+            .into());
+        }
         Ok(read_entries(&self.file, Table::SnapshotL1, at, entries).await?)
     }
 
