@@ -552,7 +552,7 @@ fn too_short(bytes: u64, needed: usize) -> Qcow2Error {
 /// Whether `bytes` bytes at `offset` are in a file that ends at `end`. The last cluster of a file may be there in part only, so that they may
 /// reach past its end by less than a cluster (`qcow2_inc_refcounts_imrt`).
 pub(crate) fn is_inside(offset: u64, bytes: u64, end: u64, cluster_size: u64) -> bool {
-    offset.saturating_add(bytes).saturating_sub(end) < cluster_size
+    bytes == 0 || offset.saturating_add(bytes).saturating_sub(end) < cluster_size
 }
 
 /// The big-endian number at `at` of fields that are long enough; 0 where they are not.

@@ -254,6 +254,7 @@ pub(crate) fn was_ours(cause: &Cause) -> bool {
     match cause {
         Cause::Os(errno) => *errno == block_core::Errno::IO,
         Cause::Leaked { cause, freeing } => was_ours(cause) && was_ours(freeing),
+        Cause::Unsure { cause } => was_ours(cause),
         _ => false,
     }
 }

@@ -32,6 +32,11 @@ impl Counts {
         self.clusters
     }
 
+    /// As many as a refcount table can count.
+    pub(super) fn max_clusters(&self) -> u64 {
+        self.geometry.max_host_clusters()
+    }
+
     fn piece_size(&self) -> u64 {
         self.geometry.cluster_size().min(PIECE_SIZE)
     }

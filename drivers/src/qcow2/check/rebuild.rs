@@ -10,6 +10,7 @@
 
 use super::counts::Counts;
 use super::source::Source;
+use super::walk::Kept;
 use crate::qcow2::error::{Qcow2Error, Table};
 use crate::qcow2::geometry::{Geometry, TABLE_ENTRY_SIZE};
 use crate::qcow2::header::{Header, TABLE_FIELDS_AT};
@@ -27,8 +28,20 @@ struct Plan {
 }
 
 impl Plan {
+    /// Past the file's end, and nowhere where entries lead to: those of a file that was cut must not lead to the new structures.
+    fn new(geometry: &Geometry, counts: &Counts, kept: &Kept) -> Result<Self, Qcow2Error> {
+        let mut first = counts.clusters();
+        loop {
+            let plan = Self::at(geometry, counts, first)?;
+            match kept.end_in(plan.first..plan.end()) {
+                None => return Ok(plan),
+                Some(end) => first = end,
+            }
+        }
+    }
+
     /// The structures count themselves, so that their number is found step by step. It only grows, and few clusters count many.
-    fn new(geometry: &Geometry, counts: &Counts, first: u64) -> Result<Self, Qcow2Error> {
+    fn at(geometry: &Geometry, counts: &Counts, first: u64) -> Result<Self, Qcow2Error> {
         let mut plan = Self {
             blocks: counts.blocks().into_iter().collect(),
             first,
@@ -63,8 +76,8 @@ impl Plan {
     }
 }
 
-/// Writes refcount blocks and a table for `counts`, in which they count themselves afterwards, and makes `header` lead to them. They go to
-/// the cluster `free_from` and those behind it.
+/// Writes refcount blocks and a table for `counts`, in which they count themselves afterwards, and makes `header` lead to them. They go past
+/// the file's end, and to none of the `kept` clusters.
 ///
 /// Errors: [`Qcow2Error::TableTooLarge`], [`Qcow2Error::OutOfMemory`], [`Qcow2Error::Io`]. The image is as it was then; the file may
 /// have grown, and the last write may or may not have been done.
@@ -72,10 +85,10 @@ pub(super) async fn rebuild(
     source: &Source<'_>,
     header: &mut Header,
     counts: &mut Counts,
-    free_from: u64,
+    kept: &Kept,
 ) -> Result<(), Qcow2Error> {
     let geometry = header.geometry;
-    let plan = Plan::new(&geometry, counts, free_from)?;
+    let plan = Plan::new(&geometry, counts, kept)?;
     for cluster in plan.first..plan.end() {
         counts.add(cluster, 1)?;
     }

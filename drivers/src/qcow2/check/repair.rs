@@ -18,7 +18,7 @@ use super::refcounts::{Action, Compared, DiskRefcounts};
 use super::report::CheckReport;
 use super::snapshots::Snapshots;
 use super::source::Source;
-use super::walk::{Scope, Walk};
+use super::walk::{Kept, Scope, Walk};
 use super::{RepairLevel, check_file};
 use crate::qcow2::error::{Qcow2Error, Table};
 use crate::qcow2::geometry::Geometry;
@@ -72,6 +72,7 @@ async fn repair_leaks(source: &Source<'_>, header: &Header) -> Result<CheckRepor
         walk.report.check_errors += 1;
         walk.report.needs_rebuild = true;
     } else {
+        hold_kept(&walk, &mut refcounts).await?;
         lower(&mut walk, &mut refcounts).await?;
         let safe = walk.report.is_clean();
         walk.check_copied(header, &mut refcounts, safe).await?;
@@ -112,7 +113,8 @@ async fn repair_all(source: &Source<'_>, header: &mut Header) -> Result<CheckRep
         _ => Some(NewTable::place(&snapshots, &mut walk)?),
     };
     let mut rebuild = walk.rebuild || compared.no_block;
-    if !rebuild && new_table.is_some() {
+    count_kept(&walk.kept(), &mut walk.counts)?;
+    if !rebuild {
         rebuild = !is_covered(&mut refcounts, &walk.counts).await?;
     }
     if rebuild {
@@ -133,6 +135,35 @@ async fn repair_all(source: &Source<'_>, header: &mut Header) -> Result<CheckRep
     lower(&mut walk, &mut refcounts).await?;
     walk.check_copied(header, &mut refcounts, true).await?;
     Ok(with(report, walk.report))
+}
+
+/// How many clusters past the file's end are looked after, besides as many as it has.
+const NEAR: u64 = 1 << 16;
+
+/// Clusters that are kept are counted, if nothing else counts them: they must not be free. Far past the file's end they are left alone, since
+/// the file does not get there soon.
+fn count_kept(kept: &Kept, counts: &mut Counts) -> Result<(), Qcow2Error> {
+    let near = counts.clusters().saturating_mul(2).saturating_add(NEAR);
+    for cluster in kept.clusters_to(near.min(counts.max_clusters())) {
+        if counts.get(cluster) == 0 {
+            counts.add(cluster, 1)?;
+        }
+    }
+    Ok(())
+}
+
+/// Of the refcounts only those of kept clusters are raised: nothing else may be put there.
+async fn hold_kept(
+    walk: &Walk<'_, '_>,
+    refcounts: &mut DiskRefcounts<'_, '_>,
+) -> Result<(), Qcow2Error> {
+    let mut counts = Counts::new(walk.geometry, walk.counts.clusters());
+    count_kept(&walk.kept(), &mut counts)?;
+    let mut nothing = CheckReport::default();
+    refcounts
+        .compare(&counts, Action::Raise, &mut nothing)
+        .await?;
+    walk.source.flush(Table::RefcountBlock).await
 }
 
 /// Refcounts that are too low are raised, and stable.
@@ -187,15 +218,12 @@ async fn build_anew<'a, 's>(
     if let Some(table) = new_table {
         table.count(&mut walk.counts)?;
     }
-    for cluster in walk.kept().clusters() {
-        if walk.counts.get(cluster) == 0 {
-            walk.counts.add(cluster, 1)?;
-        }
-    }
+    count_kept(&walk.kept(), &mut walk.counts)?;
     // Not where the old structures should be either: a crash must not make others of them.
-    let free_from = walk.free_from().max(before.free_from());
+    walk.keep_also(&before);
     let before = before.report;
-    rebuild(source, header, &mut walk.counts, free_from).await?;
+    let kept = walk.kept();
+    rebuild(source, header, &mut walk.counts, &kept).await?;
     let mut walk = Walk::new(source, header, snapshots, Scope::Everything).await?;
     if let Some(table) = new_table {
         table.count(&mut walk.counts)?;
@@ -219,10 +247,12 @@ struct NewTable {
 impl NewTable {
     /// Takes the clusters behind everything that was counted, and counts them.
     fn place(snapshots: &Snapshots, walk: &mut Walk<'_, '_>) -> Result<Self, Qcow2Error> {
+        let bytes = serialise(&snapshots.list)?;
+        let clusters = walk.geometry.clusters_for(bytes.len() as u64);
         let table = Self {
             geometry: walk.geometry,
-            bytes: serialise(&snapshots.list)?,
-            first: walk.free_from(),
+            bytes,
+            first: walk.free_from(clusters),
             snapshots: snapshots.list.len() as u32, // at most 65536
         };
         table.count(&mut walk.counts)?;

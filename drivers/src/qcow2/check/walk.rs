@@ -22,6 +22,7 @@ use crate::qcow2::error::{Qcow2Error, Table};
 use crate::qcow2::geometry::{Geometry, TABLE_ENTRY_SIZE};
 use crate::qcow2::header::{Header, is_inside};
 use crate::qcow2::offset::HostOffset;
+use crate::qcow2::snapshot::table::Snapshot;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -49,7 +50,7 @@ pub(super) enum Scope {
     WithoutRefcounts,
 }
 
-/// Clusters that are not counted, and not freed either. Sorted, no two of them touch.
+/// Clusters that are not counted, and not freed either. Sorted; no two ranges touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Kept(Vec<Range<u64>>);
 
@@ -60,8 +61,17 @@ impl Kept {
         before.is_some_and(|range| cluster < range.end)
     }
 
-    pub(super) fn clusters(&self) -> impl Iterator<Item = u64> + '_ {
-        self.0.iter().cloned().flatten()
+    /// The end of the first run that has one of these clusters.
+    pub(super) fn end_in(&self, clusters: Range<u64>) -> Option<u64> {
+        let before = self.0.partition_point(|range| range.end <= clusters.start);
+        let range = self.0.get(before)?;
+        (range.start < clusters.end).then_some(range.end)
+    }
+
+    /// Those below `end`.
+    pub(super) fn clusters_to(&self, end: u64) -> impl Iterator<Item = u64> + '_ {
+        let below = self.0.iter().take_while(move |range| range.start < end);
+        below.flat_map(move |range| range.start..range.end.min(end))
     }
 }
 
@@ -82,10 +92,10 @@ pub(super) struct Walk<'a, 's> {
     /// Clusters that can be read through a table but are not counted, since the table or entry is wrong (QEMU does not count them either).
     /// Nobody knows whether they are needed: a repair does not free them.
     kept: Vec<(Table, Range<u64>)>,
+    /// The same of the refcounts' own structures. They are not needed, once there are new ones.
+    lost_refcounts: Vec<Range<u64>>,
     /// The clusters that were counted for the snapshot table.
     snapshot_table: Range<u64>,
-    /// The first cluster behind what entries that lead out of the file lead to, if that is not absurdly far.
-    dangling: u64,
     /// How many entries [`Walk::fix_entries`] would find.
     pub(super) misplaced: u64,
     /// The refcount table or one of its blocks is not fit to be changed.
@@ -126,8 +136,8 @@ impl<'a, 's> Walk<'a, 's> {
             reftable: Vec::new(),
             blocks: Vec::new(),
             kept: Vec::new(),
+            lost_refcounts: Vec::new(),
             snapshot_table: 0..0,
-            dangling: 0,
             misplaced: 0,
             rebuild: false,
         };
@@ -170,10 +180,6 @@ impl<'a, 's> Walk<'a, 's> {
             };
             self.report.corrupt(times, outside);
             self.keep(what, offset, bytes);
-            let behind = self.geometry.clusters_for(last);
-            if behind / 2 <= self.counts.clusters() {
-                self.dangling = self.dangling.max(behind);
-            }
             return Ok(true);
         }
         let mut wide_enough = true;
@@ -199,14 +205,20 @@ impl<'a, 's> Walk<'a, 's> {
         )
     }
 
-    /// The clusters that `bytes` bytes at `offset` touch stay in use, although nothing counts them.
+    /// The clusters that `bytes` bytes at `offset` touch stay in use, although nothing counts them. Those past the file's end, too: they read as
+    /// zeroes, and must not turn into others' data.
     pub(super) fn keep(&mut self, what: Table, offset: u64, bytes: u64) {
-        let bytes = bytes.min(self.source.end().saturating_sub(offset));
-        if bytes == 0 || matches!(what, Table::RefcountTable | Table::RefcountBlock) {
-            return; // refcounts are built anew from what uses the clusters
+        let end = offset.saturating_add(bytes).min(i64::MAX as u64);
+        let bytes = end.saturating_sub(offset);
+        if bytes == 0 {
+            return;
         }
         let bits = self.geometry.cluster_bits();
         let clusters = offset >> bits..((offset + bytes - 1) >> bits) + 1;
+        if matches!(what, Table::RefcountTable | Table::RefcountBlock) {
+            self.lost_refcounts.push(clusters); // to be built anew
+            return;
+        }
         match self.kept.last_mut() {
             Some((kind, last)) if *kind == what && last.end == clusters.start => {
                 last.end = clusters.end;
@@ -222,6 +234,17 @@ impl<'a, 's> Walk<'a, 's> {
             self.counts.remove(cluster)?;
         }
         Ok(())
+    }
+
+    /// What another walk has kept is kept here, and where it has found structures of refcounts that are outside the file.
+    pub(super) fn keep_also(&mut self, other: &Self) {
+        self.kept.extend(other.kept.iter().cloned());
+        self.kept.extend(
+            other
+                .lost_refcounts
+                .iter()
+                .map(|range| (Table::RefcountTable, range.clone())),
+        );
     }
 
     /// The clusters that were kept.
@@ -278,6 +301,7 @@ impl<'a, 's> Walk<'a, 's> {
             } else {
                 let table = (snapshot.l1_offset.0, snapshot.l1_entries.into());
                 *tables.entry(table).or_default() += 1;
+                self.disk_size(index, snapshot);
                 continue;
             };
             let finding = Finding::Snapshot {
@@ -291,6 +315,17 @@ impl<'a, 's> Walk<'a, 's> {
             self.l1_table(Table::SnapshotL1, table, times).await?;
         }
         Ok(())
+    }
+
+    /// A snapshot of an impossible disk cannot be used. It is told but not counted: its tables may be sound, and QEMU does not look.
+    fn disk_size(&mut self, index: u32, snapshot: &Snapshot) {
+        if snapshot.vmstate_start(&self.geometry).is_err() {
+            self.report.find(Finding::Snapshot {
+                index,
+                reason: "its disk is larger than any can be",
+                value: snapshot.disk_size,
+            });
+        }
     }
 
     async fn l1_table(
@@ -403,6 +438,7 @@ impl<'a, 's> Walk<'a, 's> {
                 offset,
             }
         } else if cluster >= self.counts.clusters() {
+            self.keep(what, offset, cluster_size);
             Finding::Outside {
                 what,
                 offset,
@@ -429,10 +465,15 @@ impl<'a, 's> Walk<'a, 's> {
         Ok(())
     }
 
-    /// The first cluster where nothing is, and where nothing leads to: an entry that leads behind the end of a file that was cut must not
-    /// lead to new tables.
-    pub(super) fn free_from(&self) -> u64 {
-        self.counts.clusters().max(self.dangling)
+    /// The first of `count` clusters past the file's end where nothing is, and where nothing leads to: an entry that leads past the end of a
+    /// file that was cut must not lead to new tables.
+    pub(super) fn free_from(&self, count: u64) -> u64 {
+        let kept = self.kept();
+        let mut first = self.counts.clusters();
+        while let Some(end) = kept.end_in(first..first.saturating_add(count)) {
+            first = end;
+        }
+        first
     }
 
     /// Whether other metadata lies on the table of `bytes` bytes at `offset`, so that writing to it would damage that

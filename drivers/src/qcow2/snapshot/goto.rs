@@ -88,7 +88,7 @@ impl Image {
             self.size.set(old_size);
             self.active.replace(old, old_at);
             self.free(clusters);
-            return Err(cause);
+            return Err(self.unsure(cause));
         }
 
         self.drop_state();

@@ -6,11 +6,12 @@ use crate::qcow2::Result;
 use crate::qcow2::allocate::Wanted;
 use crate::qcow2::error::Table;
 use crate::qcow2::image::Image;
+use block_core::Cause;
 use std::ops::Range;
 
 impl Image {
     /// Makes `snapshots` those of the image, in one step, with all that was changed in memory before: a crash leaves the old ones or the
-    /// new ones. Nothing has changed after an error.
+    /// new ones. Nothing has changed after an error, unless it is [`Cause::Unsure`].
     ///
     /// The caller holds all clusters.
     pub(super) async fn switch_snapshots(&self, snapshots: Vec<Snapshot>) -> Result<()> {
@@ -23,7 +24,7 @@ impl Image {
         if let Err(cause) = self.commit().await {
             self.snapshots_at.set(before);
             self.free(clusters);
-            return Err(cause);
+            return Err(self.unsure(cause));
         }
         let old = self.snapshots.table.replace(SnapshotTable {
             snapshots,
@@ -32,6 +33,17 @@ impl Image {
         });
         self.free(self.clusters_at(before.0, old.bytes));
         Ok(())
+    }
+
+    /// Why a commit failed, with what that means for the header: where its write was begun and is not known to be stable, the disk may have the
+    /// old fields or the new ones. In memory it is the old ones from now on, and the next commit writes these first.
+    pub(super) fn unsure(&self, cause: Cause) -> Cause {
+        match self.on_disk.get().sure {
+            true => cause,
+            false => Cause::Unsure {
+                cause: Box::new(cause),
+            },
+        }
     }
 
     /// Before the header's size changes: snapshots that do not say their own disk's size get it written down, as they have the header's

@@ -2,10 +2,11 @@
 use crate::args::ChangeArgs;
 use crate::context::Cx;
 use crate::failure::Failure;
-use crate::graph::{AS_IT_WAS, Graph, Purpose};
+use crate::graph::{AS_IT_WAS, Graph, LEAKS, Purpose, left};
 use crate::human;
 use crate::say;
-use block_core::{BlockNode, Result};
+use block_core::{BlockNode, Cause, Errno, Result, SnapshotInfo};
+use block_drivers::qcow2::ImageInfo;
 use serde_json::json;
 use std::num::NonZeroUsize;
 
@@ -13,13 +14,13 @@ use std::num::NonZeroUsize;
 const THREADS: NonZeroUsize = NonZeroUsize::new(4).expect("not 0");
 
 pub(crate) fn apply(args: &ChangeArgs) -> std::result::Result<(), Failure> {
-    change(args, "applied", async |image, name| {
+    change(args, ("apply", "applied"), async |image, name| {
         image.snapshot_goto(name).await
     })
 }
 
 pub(crate) fn delete(args: &ChangeArgs) -> std::result::Result<(), Failure> {
-    change(args, "deleted", async |image, name| {
+    change(args, ("delete", "deleted"), async |image, name| {
         image.snapshot_delete(name).await
     })
 }
@@ -27,29 +28,52 @@ pub(crate) fn delete(args: &ChangeArgs) -> std::result::Result<(), Failure> {
 /// `act` on the image. Not stopped by a signal: it is over soon, and half of it is not wanted.
 fn change(
     args: &ChangeArgs,
-    verb: &'static str,
+    (operation, verb): (&'static str, &'static str),
     act: impl AsyncFnOnce(&BlockNode, &str) -> Result<()>,
 ) -> std::result::Result<(), Failure> {
     let (path, shown) = (&args.file, args.file.display().to_string());
+    let is_done = format!("the snapshot is {verb}");
     Cx::run(THREADS, async |cx| {
-        let graph = Graph::open_image(cx, path, path, false, Purpose::Change)
+        let there = |info: &ImageInfo| {
+            let found = has_snapshot(info, &args.name);
+            found
+                .map_err(|cause| Failure::new(&shown, operation, &cause).with_errno(Errno::NOENT.0))
+        };
+        let graph = Graph::open_image_if(cx, path, path, false, Purpose::Change, there)
             .await
             .map_err(|e| e.leaving("nothing was written"))?;
-        let done = act(&graph.state, &args.name).await;
+        let placed = graph.file.check_place(cx, operation).await;
+        let done = match placed {
+            Ok(()) => {
+                let done = act(&graph.state, &args.name).await;
+                done.map_err(|e| Failure::block(&shown, &e).leaving(left(&e.cause, verb)))
+            }
+            Err(failure) => Err(failure.leaving(AS_IT_WAS)),
+        };
+        let place = graph.file.check_place(cx, operation).await;
         let closed = graph.close().await;
-        done.map_err(|e| Failure::block(&shown, &e).leaving(AS_IT_WAS))?;
-        closed.map_err(|e| {
-            let left = format!("the snapshot is {verb}; clusters that nothing uses may be left, which check --repair leaks frees");
-            e.leaving(left)
-        })
+        match (done, closed) {
+            (Ok(()), Ok(())) => {
+                place.map_err(|e| e.leaving(format!("{is_done} in the file that was opened")))
+            }
+            (Ok(()), Err(failure)) => Err(failure.leaving(format!("{is_done}; {LEAKS}"))),
+            (Err(failure), Ok(())) => Err(failure),
+            (Err(failure), Err(_)) => Err(failure.mentioning(LEAKS)),
+        }
     })?;
     if args.output.json {
         let done = json!({"file": shown, "name": args.name});
-        return say::on_stdout(json!({ verb: done }));
+        return say::done_on_stdout(json!({ verb: done }), is_done);
     }
-    say::on_stdout(format_args!(
-        "{verb} {}: snapshot {:?}",
-        human::line(&shown),
-        args.name
-    ))
+    let line = format!("{verb} {}: snapshot {:?}", human::line(&shown), args.name);
+    say::done_on_stdout(line, is_done)
+}
+
+/// Asked before the image is opened for writing, which may repair it: a command that is refused changes nothing.
+fn has_snapshot(info: &ImageInfo, name: &str) -> std::result::Result<(), Cause> {
+    let named = |snapshot: &SnapshotInfo| snapshot.id == name || snapshot.name == name;
+    match info.snapshots.iter().any(named) {
+        true => Ok(()),
+        false => Err(Cause::NoSuchSnapshot { name: name.into() }),
+    }
 }

@@ -97,6 +97,15 @@ impl Failure {
         self
     }
 
+    /// The same, with `more` about what is on disk, unless it says so already.
+    pub(crate) fn mentioning(self, more: &str) -> Self {
+        let known = self.0.on_disk.as_deref();
+        match known.is_some_and(|known| known.contains(more)) {
+            true => self,
+            false => self.also_leaving(more),
+        }
+    }
+
     /// What it leaves on disk of `file`, in words.
     pub(crate) fn left(&self, file: &str) -> String {
         let left = self.0.on_disk.as_deref();

@@ -4,8 +4,9 @@ use crate::context::Cx;
 use crate::counting::{Counting, Counts};
 use crate::failure::Failure;
 use crate::magic;
-use block_core::{BlockChild, BlockNode, CacheMode, NodeBuilder, Permissions};
-use block_drivers::qcow2::{BackingFile, Qcow2Driver, Qcow2Error, Qcow2Options, Table};
+use block_core::{BlockChild, BlockNode, CacheMode, Cause, NodeBuilder, Permissions};
+use block_drivers::qcow2::{self, BackingFile, ImageInfo, Qcow2Driver, Qcow2Error};
+use block_drivers::qcow2::{Qcow2Options, Table};
 use block_drivers::{Create, DirectIo, FileDriver, FileOptions, OpenError, VmstateFileDriver};
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -188,6 +189,23 @@ impl HostFile {
 /// What a change of an image that came to nothing leaves, as far as the image's users are concerned.
 pub(crate) const AS_IT_WAS: &str = "the image has the snapshots and the content that it had";
 
+/// What a step that failed after the change leaves.
+pub(crate) const LEAKS: &str =
+    "clusters that nothing uses may be left, which check --repair leaks frees";
+
+/// What an operation on the snapshots leaves that failed with `cause`; `verb`: what the snapshot was to be.
+pub(crate) fn left(cause: &Cause, verb: &str) -> String {
+    let is_unsure = |cause: &Cause| matches!(cause, Cause::Unsure { .. });
+    match cause {
+        Cause::Done { .. } => format!("the snapshot is {verb}; {LEAKS}"),
+        Cause::Leaked { cause, .. } if !is_unsure(cause) => format!("{AS_IT_WAS}, and {LEAKS}"),
+        Cause::Unsure { .. } | Cause::Leaked { .. } => format!(
+            "the image is in order, and has either the snapshots and the content that it had, or the snapshot is {verb}: list tells which, once the disk is in order; {LEAKS}"
+        ),
+        _ => AS_IT_WAS.to_owned(),
+    }
+}
+
 /// An open file that holds a state, or an image that can.
 pub(crate) struct Graph {
     /// The node whose driver holds the state.
@@ -226,7 +244,24 @@ impl Graph {
         direct: bool,
         purpose: Purpose,
     ) -> Result<Self, Failure> {
+        Self::open_image_if(cx, path, shown, direct, purpose, |_| Ok(())).await
+    }
+
+    /// The same, if `may` says so of an image that opening it would repair: where it refuses, nothing is written.
+    pub(crate) async fn open_image_if(
+        cx: &Cx,
+        path: &Path,
+        shown: &Path,
+        direct: bool,
+        purpose: Purpose,
+        may: impl FnOnce(&ImageInfo) -> Result<(), Failure>,
+    ) -> Result<Self, Failure> {
         let file = HostFile::open(cx, path, shown, direct, purpose).await?;
+        if let Ok(info) = qcow2::info(&file.attach("look")?).await
+            && info.dirty
+        {
+            may(&info)?;
+        }
         let options = Qcow2Options {
             read_only: purpose.is_read_only(),
             backing: BackingFile::Ignore,

@@ -2,7 +2,7 @@
 use crate::args::SaveArgs;
 use crate::context::Cx;
 use crate::failure::Failure;
-use crate::graph::{AS_IT_WAS, Graph, Purpose};
+use crate::graph::{AS_IT_WAS, Graph, LEAKS, Purpose, left};
 use crate::progress::Progress;
 use crate::qemu_stream::{Ending, StreamEnd};
 use crate::report::{self, Transfer};
@@ -11,6 +11,7 @@ use crate::stdio::{self, Stdio, Until, lost};
 use crate::streams::{STREAM_PIECE, Sink};
 use crate::target::{Making, Target};
 use block_core::{BlockError, Cause, NewSnapshot};
+use block_drivers::qcow2::ImageInfo;
 use serde_json::json;
 use std::cell::Cell;
 use std::time::{Instant, SystemTime};
@@ -82,7 +83,11 @@ async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failu
     let shown = args.file.display().to_string();
     let (file, direct) = (&args.file, args.engine.direct);
     let open = async {
-        let opened = Graph::open_image(cx, file, file, direct, Purpose::Change).await;
+        let free = |info: &ImageInfo| match info.snapshots.iter().any(|s| s.name == name) {
+            true if !args.force => Err(name_is_taken(&shown, name)),
+            _ => Ok(()),
+        };
+        let opened = Graph::open_image_if(cx, file, file, direct, Purpose::Change, free).await;
         opened.map_err(|e| e.leaving("nothing was written"))
     };
     let opened = cx.unless_stopped(&shown, "save", open).await;
@@ -102,7 +107,7 @@ async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failu
             return Err(failure.leaving(left));
         }
         (Err(failure), Ok(())) => return Err(failure.leaving(AS_IT_WAS)),
-        (Err(failure), Err(_)) => return Err(failure.leaving(leaked())),
+        (Err(failure), Err(_)) => return Err(failure.leaving(AS_IT_WAS).mentioning(LEAKS)),
     };
     // Once more: the record may have gone into a file that no longer has the name.
     place.map_err(|e| e.leaving("the snapshot is complete in the file that was opened"))?;
@@ -112,10 +117,9 @@ async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failu
     Ok(())
 }
 
-fn leaked() -> String {
-    format!(
-        "{AS_IT_WAS}, and clusters that nothing uses may be left, which check --repair leaks frees"
-    )
+fn name_is_taken(shown: &str, name: &str) -> Failure {
+    let why = format!("there is a snapshot {name:?}; --force replaces it");
+    Failure::new(shown, "save", why).with_errno(block_core::Errno::EXIST.0)
 }
 
 /// From the first byte to the record; bytes, pieces, seconds, and what is in doubt. A signal stops it as long as there is no record.
@@ -128,15 +132,13 @@ async fn save_named(
     let shown = args.file.display().to_string();
     let start = Instant::now();
     let failed = |error: BlockError| match &error.cause {
-        Cause::Leaked { cause, .. } => {
-            let cause = (**cause).clone();
-            Failure::block(&shown, &BlockError { cause, ..error }).leaving(leaked())
+        Cause::Leaked { cause: first, .. } => {
+            let left = left(&error.cause, "complete");
+            let cause = (**first).clone();
+            Failure::block(&shown, &BlockError { cause, ..error }).leaving(left)
         }
-        Cause::SnapshotExists { name } => {
-            let why = format!("there is a snapshot {name:?}; --force replaces it");
-            Failure::new(&shown, "save", why).with_errno(error.errno().0)
-        }
-        _ => Failure::block(&shown, &error),
+        Cause::SnapshotExists { name } => name_is_taken(&shown, name),
+        cause => Failure::block(&shown, &error).leaving(left(cause, "complete")),
     };
     let new = NewSnapshot {
         replace: args.force,
@@ -163,7 +165,7 @@ async fn save_named(
         Err(failure) => {
             return Err(match sink.cancel().await {
                 Ok(()) => failure,
-                Err(_) => failure.leaving(leaked()),
+                Err(_) => failure.leaving(format!("{AS_IT_WAS}, and {LEAKS}")),
             });
         }
     };
@@ -180,8 +182,8 @@ async fn save_named(
                 Ok(signal) => Failure::new(&shown, "save", format!("stopped by {signal}")),
                 Err(failure) => failure,
             };
-            if matches!(error.cause, Cause::Leaked { .. }) {
-                stopped = stopped.leaving(leaked());
+            if !matches!(error.cause, Cause::Cancelled) {
+                stopped = stopped.leaving(left(&error.cause, "complete"));
             }
             return Err(stopped);
         }
