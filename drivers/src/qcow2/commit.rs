@@ -158,8 +158,11 @@ impl Image {
             self.file.flush().await?;
             l1.write(&self.file).await?;
         }
-        self.write_roots(*roots).await?;
-        self.flush_data_and_image().await
+        match self.write_roots(*roots).await? {
+            // Everything was stable before the header, and the header is: a failure now could not be told from one before.
+            true => Ok(()),
+            false => self.flush_data_and_image().await,
+        }
     }
 
     fn settle(&self, capture: Capture, ok: bool) {
@@ -241,13 +244,14 @@ impl Image {
     ///
     /// After a failure nobody knows which fields are on disk: what was there before is written again first, which is still valid, since
     /// nothing that it names is let go before a commit succeeds.
-    async fn write_roots(&self, roots: Roots) -> Result<()> {
+    /// Returns whether there was anything to write.
+    async fn write_roots(&self, roots: Roots) -> Result<bool> {
         let OnDisk {
             roots: before,
             sure,
         } = self.on_disk.get();
         if sure && roots == before {
-            return Ok(());
+            return Ok(false);
         }
         self.flush_data_and_image().await?;
         if !sure {
@@ -262,7 +266,7 @@ impl Image {
         self.file.write(Roots::AT, &roots.to_bytes()).await?;
         self.file.flush().await?;
         self.on_disk.set(OnDisk { roots, sure: true });
-        Ok(())
+        Ok(true)
     }
 }
 

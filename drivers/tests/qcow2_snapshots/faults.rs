@@ -3,7 +3,7 @@
 
 use crate::support::{Bench, Image, pattern};
 use crate::world::{ACTIONS, Action, IMAGES, World, cluster_of, was_ours};
-use block_core::{Errno, Op};
+use block_core::{Cause, Errno, Op};
 use block_drivers::qcow2::Qcow2Options;
 
 /// An image that has things to write, and the smallest caches.
@@ -189,5 +189,56 @@ fn a_state_that_could_not_be_written_is_dropped_without_a_trace() {
             }
         }
         assert!(faults > 8, "only {faults} faults");
+    });
+}
+
+/// What a failed flush leaves on disk is not known: the error must not say more than that, and no less where the header was not written yet.
+#[test]
+fn a_failed_flush_of_the_header_is_told_as_either_state() {
+    let bench = Bench::new();
+    bench.run(async {
+        let image = bench.image("size=1M,cluster_size=4096").await;
+        image.write(0, &pattern(1, 9000)).await.expect("written");
+        image.snapshot("a").await.expect("made");
+        image.write(0, &pattern(2, 5000)).await.expect("written");
+        let bytes = image.close().await;
+        for action in ["delete", "goto", "create"] {
+            let (mut unsure, mut unchanged) = (0, 0);
+            for nth in 0.. {
+                let image = bench.open(&bytes).await;
+                image.control.fail_nth(Op::Flush, nth, Errno::IO);
+                let result = match action {
+                    "delete" => image.node.snapshot_delete("a").await,
+                    "goto" => image.node.snapshot_goto("a").await,
+                    _ => image.snapshot("b").await.map(drop),
+                };
+                if image.control.faults_fired() == 0 {
+                    result.expect("done");
+                    break;
+                }
+                let Err(error) = result else { continue };
+                let mut cause = error.cause;
+                if let Cause::Leaked { cause: first, .. } = cause {
+                    cause = *first;
+                }
+                // Writes of the header's fields, as far as they may differ from what was there.
+                let fields = &bytes[24..72];
+                let written = image.control.records_of(Op::Write);
+                let header = written.iter().any(|write| write.offset == 24);
+                let changed = image.control.contents()[24..72] != *fields;
+                assert_eq!(
+                    matches!(cause, Cause::Unsure { .. }),
+                    header,
+                    "{action} {nth}"
+                );
+                assert!(header || !changed, "{action} {nth}");
+                unsure += u32::from(header);
+                unchanged += u32::from(!header);
+            }
+            assert!(
+                unsure > 0 && unchanged > 0,
+                "{action}: {unsure} {unchanged}"
+            );
+        }
     });
 }

@@ -32,6 +32,11 @@ impl Counts {
         self.clusters
     }
 
+    /// How many clusters `bytes` bytes fill.
+    pub(super) fn clusters_for(&self, bytes: u64) -> u64 {
+        self.geometry.clusters_for(bytes)
+    }
+
     /// As many as a refcount table can count.
     pub(super) fn max_clusters(&self) -> u64 {
         self.geometry.max_host_clusters()

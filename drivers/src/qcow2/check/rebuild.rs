@@ -29,8 +29,13 @@ struct Plan {
 
 impl Plan {
     /// Past the file's end, and nowhere where entries lead to: those of a file that was cut must not lead to the new structures.
-    fn new(geometry: &Geometry, counts: &Counts, kept: &Kept) -> Result<Self, Qcow2Error> {
-        let mut first = counts.clusters();
+    fn new(
+        geometry: &Geometry,
+        counts: &Counts,
+        end: u64,
+        kept: &Kept,
+    ) -> Result<Self, Qcow2Error> {
+        let mut first = end;
         loop {
             let plan = Self::at(geometry, counts, first)?;
             match kept.end_in(plan.first..plan.end()) {
@@ -76,8 +81,8 @@ impl Plan {
     }
 }
 
-/// Writes refcount blocks and a table for `counts`, in which they count themselves afterwards, and makes `header` lead to them. They go past
-/// the file's end, and to none of the `kept` clusters.
+/// Writes refcount blocks and a table for `counts`, in which they count themselves afterwards, and makes `header` lead to them. They go to
+/// the cluster `end`, where nothing is, and those behind it, but to none of the `kept` ones.
 ///
 /// Errors: [`Qcow2Error::TableTooLarge`], [`Qcow2Error::OutOfMemory`], [`Qcow2Error::Io`]. The image is as it was then; the file may
 /// have grown, and the last write may or may not have been done.
@@ -85,10 +90,11 @@ pub(super) async fn rebuild(
     source: &Source<'_>,
     header: &mut Header,
     counts: &mut Counts,
+    end: u64,
     kept: &Kept,
 ) -> Result<(), Qcow2Error> {
     let geometry = header.geometry;
-    let plan = Plan::new(&geometry, counts, kept)?;
+    let plan = Plan::new(&geometry, counts, end, kept)?;
     for cluster in plan.first..plan.end() {
         counts.add(cluster, 1)?;
     }

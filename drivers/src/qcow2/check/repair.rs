@@ -137,13 +137,14 @@ async fn repair_all(source: &Source<'_>, header: &mut Header) -> Result<CheckRep
     Ok(with(report, walk.report))
 }
 
-/// How many clusters past the file's end are looked after, besides as many as it has.
-const NEAR: u64 = 1 << 16;
+/// How many bytes past the file's end are looked after, besides as many as it has.
+const NEAR: u64 = 64 << 20;
 
 /// Clusters that are kept are counted, if nothing else counts them: they must not be free. Far past the file's end they are left alone, since
 /// the file does not get there soon.
 fn count_kept(kept: &Kept, counts: &mut Counts) -> Result<(), Qcow2Error> {
-    let near = counts.clusters().saturating_mul(2).saturating_add(NEAR);
+    let near = counts.clusters().saturating_mul(2);
+    let near = near.saturating_add(counts.clusters_for(NEAR));
     for cluster in kept.clusters_to(near.min(counts.max_clusters())) {
         if counts.get(cluster) == 0 {
             counts.add(cluster, 1)?;
@@ -218,12 +219,13 @@ async fn build_anew<'a, 's>(
     if let Some(table) = new_table {
         table.count(&mut walk.counts)?;
     }
+    let end = walk.counts.clusters();
     count_kept(&walk.kept(), &mut walk.counts)?;
     // Not where the old structures should be either: a crash must not make others of them.
     walk.keep_also(&before);
     let before = before.report;
     let kept = walk.kept();
-    rebuild(source, header, &mut walk.counts, &kept).await?;
+    rebuild(source, header, &mut walk.counts, end, &kept).await?;
     let mut walk = Walk::new(source, header, snapshots, Scope::Everything).await?;
     if let Some(table) = new_table {
         table.count(&mut walk.counts)?;
