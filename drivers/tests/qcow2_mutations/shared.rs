@@ -75,7 +75,7 @@ impl<'a> Metadata<'a> {
         let bits = self.cluster_bits();
         let entry_size = if self.extended() { 16 } else { 8 };
         let table = self.be64(l1.at + at / self.l2_span() * 8) & OFFSET;
-        let index = at % self.l2_span() >> bits;
+        let index = (at % self.l2_span()) >> bits;
         let entry = self.be64(table + index * entry_size);
         let l1_at = (l1.at + at / self.l2_span() * 8) >> bits;
         let mut found = Vec::new();
