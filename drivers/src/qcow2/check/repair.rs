@@ -113,7 +113,7 @@ async fn repair_all(source: &Source<'_>, header: &mut Header) -> Result<CheckRep
         _ => Some(NewTable::place(&snapshots, &mut walk)?),
     };
     let mut rebuild = walk.rebuild || compared.no_block;
-    count_kept(&walk.kept(), &mut walk.counts)?;
+    count_kept(&walk.kept_for_good(), &mut walk.counts)?;
     if !rebuild {
         rebuild = !is_covered(&mut refcounts, &walk.counts).await?;
     }
@@ -159,7 +159,7 @@ async fn hold_kept(
     refcounts: &mut DiskRefcounts<'_, '_>,
 ) -> Result<(), Qcow2Error> {
     let mut counts = Counts::new(walk.geometry, walk.counts.clusters());
-    count_kept(&walk.kept(), &mut counts)?;
+    count_kept(&walk.kept_for_good(), &mut counts)?;
     let mut nothing = CheckReport::default();
     refcounts
         .compare(&counts, Action::Raise, &mut nothing)
@@ -220,7 +220,7 @@ async fn build_anew<'a, 's>(
         table.count(&mut walk.counts)?;
     }
     let end = walk.counts.clusters();
-    count_kept(&walk.kept(), &mut walk.counts)?;
+    count_kept(&walk.kept_for_good(), &mut walk.counts)?;
     // Not where the old structures should be either: a crash must not make others of them.
     walk.keep_also(&before);
     let before = before.report;

@@ -94,6 +94,8 @@ pub(super) struct Walk<'a, 's> {
     kept: Vec<(Table, Range<u64>)>,
     /// The same of the refcounts' own structures. They are not needed, once there are new ones.
     lost_refcounts: Vec<Range<u64>>,
+    /// Where the snapshot table is, as bytes of the file: start and end.
+    snapshot_area: (u64, u64),
     /// The clusters that were counted for the snapshot table.
     snapshot_table: Range<u64>,
     /// How many entries [`Walk::fix_entries`] would find.
@@ -137,6 +139,7 @@ impl<'a, 's> Walk<'a, 's> {
             blocks: Vec::new(),
             kept: Vec::new(),
             lost_refcounts: Vec::new(),
+            snapshot_area: (0, 0),
             snapshot_table: 0..0,
             misplaced: 0,
             rebuild: false,
@@ -146,6 +149,7 @@ impl<'a, 's> Walk<'a, 's> {
         walk.l2_tables().await?;
         let (at, bytes) = (header.snapshots_offset.0, snapshots.bytes);
         walk.area(Table::SnapshotTable, at, bytes, 1)?;
+        walk.snapshot_area = (at, at.saturating_add(bytes));
         if bytes != 0 && walk.is_inside(at, bytes) {
             walk.snapshot_table =
                 geometry.cluster_of(HostOffset(at))..geometry.clusters_for(at + bytes);
@@ -208,7 +212,12 @@ impl<'a, 's> Walk<'a, 's> {
     /// The clusters that `bytes` bytes at `offset` touch stay in use, although nothing counts them. Those past the file's end, too: they read as
     /// zeroes, and must not turn into others' data.
     pub(super) fn keep(&mut self, what: Table, offset: u64, bytes: u64) {
-        let end = offset.saturating_add(bytes).min(i64::MAX as u64);
+        // Of a snapshot table that has one wrong length most is nothing.
+        let most = match what {
+            Table::SnapshotTable => self.source.end(),
+            _ => i64::MAX as u64,
+        };
+        let end = offset.saturating_add(bytes).min(most);
         let bytes = end.saturating_sub(offset);
         if bytes == 0 {
             return;
@@ -230,6 +239,10 @@ impl<'a, 's> Walk<'a, 's> {
     /// The snapshot table is somewhere else now: what was counted for it before is not any more, and nothing else.
     pub(super) fn release_snapshot_table(&mut self) -> Result<(), Qcow2Error> {
         self.kept.retain(|(kind, _)| *kind != Table::SnapshotTable);
+        let (at, end) = self.snapshot_area;
+        if let Ok(index) = self.areas.binary_search(&(at, end)) {
+            self.areas.remove(index);
+        }
         for cluster in std::mem::take(&mut self.snapshot_table) {
             self.counts.remove(cluster)?;
         }
@@ -249,7 +262,17 @@ impl<'a, 's> Walk<'a, 's> {
 
     /// The clusters that were kept.
     pub(super) fn kept(&self) -> Kept {
-        let mut kept: Vec<_> = self.kept.iter().map(|(_, range)| range.clone()).collect();
+        self.kept_of(|_| true)
+    }
+
+    /// The clusters that were kept and stay so. The snapshot table may be written anew to another place.
+    pub(super) fn kept_for_good(&self) -> Kept {
+        self.kept_of(|what| what != Table::SnapshotTable)
+    }
+
+    fn kept_of(&self, wanted: impl Fn(Table) -> bool) -> Kept {
+        let kept = self.kept.iter().filter(|(what, _)| wanted(*what));
+        let mut kept: Vec<_> = kept.map(|(_, range)| range.clone()).collect();
         kept.sort_unstable_by_key(|range| range.start);
         kept.dedup_by(|next, before| {
             let joined = next.start <= before.end;

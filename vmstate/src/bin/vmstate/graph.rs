@@ -195,14 +195,21 @@ pub(crate) const LEAKS: &str =
 
 /// What an operation on the snapshots leaves that failed with `cause`; `verb`: what the snapshot was to be.
 pub(crate) fn left(cause: &Cause, verb: &str) -> String {
-    let is_unsure = |cause: &Cause| matches!(cause, Cause::Unsure { .. });
     match cause {
         Cause::Done { .. } => format!("the snapshot is {verb}; {LEAKS}"),
-        Cause::Leaked { cause, .. } if !is_unsure(cause) => format!("{AS_IT_WAS}, and {LEAKS}"),
-        Cause::Unsure { .. } | Cause::Leaked { .. } => format!(
+        cause if is_unsure(cause) => format!(
             "the image is in order, and has either the snapshots and the content that it had, or the snapshot is {verb}: list tells which, once the disk is in order; {LEAKS}"
         ),
+        Cause::Leaked { .. } => format!("{AS_IT_WAS}, and {LEAKS}"),
         _ => AS_IT_WAS.to_owned(),
+    }
+}
+
+fn is_unsure(cause: &Cause) -> bool {
+    match cause {
+        Cause::Unsure { .. } => true,
+        Cause::Leaked { cause, .. } => is_unsure(cause),
+        _ => false,
     }
 }
 
@@ -354,5 +361,33 @@ pub(crate) async fn image_failure(
         }
         Qcow2Error::Io { error, .. } => Failure::block(file, error),
         other => Failure::new(file, "open", other).with_errno(other.errno().0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use block_core::Errno;
+
+    #[test]
+    fn what_is_left_follows_from_the_cause_however_deep_it_is() {
+        let io = || Box::new(Cause::Os(Errno::IO));
+        let unsure = || Box::new(Cause::Unsure { cause: io() });
+        let leaked = |cause| Cause::Leaked {
+            cause,
+            freeing: io(),
+        };
+        assert_eq!(left(&io(), "deleted"), AS_IT_WAS);
+        let told = left(&leaked(io()), "deleted");
+        assert!(told.starts_with(AS_IT_WAS) && told.ends_with(LEAKS));
+        for cause in [
+            *unsure(),
+            leaked(unsure()),
+            leaked(Box::new(leaked(unsure()))),
+        ] {
+            assert!(left(&cause, "deleted").contains("or the snapshot is deleted"));
+        }
+        let done = left(&Cause::Done { but: io() }, "deleted");
+        assert!(done.starts_with("the snapshot is deleted"));
     }
 }
