@@ -19,6 +19,7 @@
 //! | [`edge`] | everything that crosses threads: notifier, inbox, slot, counter, cancel flag, a hosted context's watcher |
 //! | `workers` | threads for calls that block |
 //! | `pool`, `queue`, `mutex` | who waits for whom |
+//! | `nesting` | which tasks are being polled on this thread's stack |
 //! | `sync` | `std`, `loom` or `shuttle`; the only file that names any of them |
 //!
 //! A task is an `async-task`. Its wake-up asks a table of this thread for the context's run queue. Found: the task is pushed, and
@@ -33,6 +34,7 @@ pub mod edge;
 #[doc(hidden)]
 pub mod model;
 mod mutex;
+mod nesting;
 mod pool;
 mod queue;
 mod reactor;

@@ -13,6 +13,7 @@ use super::waiters::Waiters;
 use super::{AioHandle, Remote};
 use crate::clock::Clock;
 use crate::edge::watcher::Watcher;
+use crate::nesting;
 use crate::reactor::Reactor;
 use crate::sync::{Arc, yield_now};
 
@@ -49,8 +50,6 @@ pub(crate) struct Core {
     pub(super) drives: Cell<usize>,
     /// Sleeps in a hosted context's stead. There while timers or descriptors were ever pending under a living `Drive`.
     pub(super) watcher: RefCell<Option<Watcher>>,
-    /// How many first polls of `spawn_now` are nested on this stack.
-    pub(super) inline_depth: Cell<usize>,
     /// Room for the reactor's answer. Empty between calls.
     ready: RefCell<Vec<u64>>,
 }
@@ -81,7 +80,6 @@ impl Core {
             drive_keys: Cell::new(0),
             drives: Cell::new(0),
             watcher: RefCell::new(None),
-            inline_depth: Cell::new(0),
             ready: RefCell::default(),
         })
     }
@@ -109,6 +107,7 @@ impl Core {
                 Item::Task(runnable) => self.poll_task(runnable),
                 Item::Job(job) => {
                     let handle = self.handle();
+                    let _no_task = nesting::job_begins();
                     // The submitter is on another thread.
                     swallow_panic(|| job(&handle));
                 }
@@ -127,6 +126,7 @@ impl Core {
         }
         self.polling.set(self.polling.get() + 1);
         let _polling = Polling(&self.polling);
+        let _nested = nesting::poll_begins();
         runnable.run();
     }
 

@@ -9,15 +9,11 @@ use futures::task::{LocalFutureObj, LocalSpawn, SpawnError};
 use super::core::Core;
 use super::run_queue::Item;
 use super::{
-    InlineDepth, InlineTask, JoinHandle, Readiness, Remote, RemoteHandle, Sleep, Timeout,
-    WhileDriven, task,
+    InlineTask, JoinHandle, Readiness, Remote, RemoteHandle, Sleep, Timeout, WhileDriven, task,
 };
 use crate::clock::Clock;
 use crate::reactor::Interest;
 use crate::sync::Arc;
-
-/// How deep the first polls of [`AioHandle::spawn_now`] may be nested on one stack.
-const NESTED_MAX: usize = 64;
 
 /// A handle to a context, for code on its thread. It does not keep the context alive; clones are the same context.
 #[derive(Clone)]
@@ -44,18 +40,14 @@ impl AioHandle {
     /// Spawns a task and polls it once inside this call, on the caller's stack, as QEMU enters a new coroutine: what it submits before
     /// its first wait is submitted when this returns, and a task that never waits has ended. A panic of it is in the handle.
     ///
-    /// When such polls are nested 64 deep already, and else like [`spawn`](Self::spawn), the task is queued at the end.
+    /// Where 64 polls of tasks are on the stack already (this context's, another's, a pool's), the task is queued at the end instead.
+    /// Otherwise as [`spawn`](Self::spawn).
     pub fn spawn_now<F: Future + 'static>(&self, future: F) -> JoinHandle<F::Output> {
         let Some(core) = self.open_core() else {
             return JoinHandle::cancelled();
         };
         let (runnable, task) = task::make(&core.tasks, &core.remote, future);
-        let inline = self.enter_inline();
-        if inline.depth() <= NESTED_MAX {
-            core.poll_task(runnable);
-        } else {
-            core.queue.push(Item::Task(runnable));
-        }
+        InlineTask::new(core, runnable).begin();
         JoinHandle::of(task)
     }
 
@@ -137,11 +129,6 @@ impl AioHandle {
         let (runnable, task) = task::make(&core.tasks, &core.remote, future);
         task.detach();
         Ok(InlineTask::new(core, runnable))
-    }
-
-    /// Counts one more inline poll on this stack until the guard is dropped.
-    pub(crate) fn enter_inline(&self) -> InlineDepth {
-        InlineDepth::new(self.core.upgrade())
     }
 
     /// The context, unless it has gone or is going.

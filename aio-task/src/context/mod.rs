@@ -22,7 +22,7 @@ pub use by_hand::ByHand;
 pub use driven::{NotDriven, WhileDriven};
 pub use handle::AioHandle;
 pub use hosted::Drive;
-pub(crate) use inline::{InlineDepth, InlineTask};
+pub(crate) use inline::InlineTask;
 pub use readiness::Readiness;
 pub(crate) use remote::Remote;
 pub use remote::{Closed, RemoteHandle};

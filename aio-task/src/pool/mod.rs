@@ -2,7 +2,6 @@
 
 mod accounts; // the rules as plain data: who is busy, who sleeps, who is woken by what
 mod error; // what a call can answer besides success
-mod nesting; // what is on the stack: which pool's task, how many inline polls
 mod slot; // one free place, held
 mod state; // what handles, slots and tasks share; the order of a task's end
 mod task; // one task: the user's future and the shell that the context runs
@@ -91,10 +90,10 @@ use state::State;
 ///
 /// | it calls | result |
 /// |---|---|
-/// | `start_task`, slot free | the new task runs inline, nested; from 64 polls of tasks on one stack on it is queued, its slot counting as reserved until its first poll |
+/// | `start_task`, slot free | the new task runs inline, nested; where 64 polls of tasks (of pools, of `spawn_now`, of any context) are on the stack already, it is queued, and its slot counts as reserved until its first poll |
 /// | `start_task`, no slot | waits in line. With a maximum of 1 it waits for itself, for ever; dropping that wait works |
 /// | `wait_one` with no other task busy | waits for itself, for ever; dropping that wait works |
-/// | `wait_all` | [`WaitAllError::WaitsForItself`] |
+/// | `wait_all` | [`WaitAllError::WaitsForItself`]. A task that it started with `spawn` or `spawn_now` is another task and may wait |
 /// | drops the last handle | the other tasks are cancelled at once, it ends itself when its current poll returns |
 ///
 /// # Panics of tasks
@@ -145,7 +144,7 @@ impl<E: Clone + 'static> AioTaskPool<E> {
     where
         F: Future<Output = Result<(), E>> + 'static,
     {
-        self.reserve().await?.launch(task)
+        self.reserve().await?.start(task)
     }
 
     /// Waits, in line, for a slot of one's own.

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use super::state::State;
-use super::task::{Launched, launch};
+use super::task::launch;
 use crate::NotDriven;
 
 /// One of the pool's `max_busy_tasks` places, taken and not yet used: the right to start one task without waiting.
@@ -23,35 +23,21 @@ impl<E: 'static> Slot<E> {
     /// Starts `task` in this slot and polls it once before returning, like
     /// [`start_task`](super::AioTaskPool::start_task) but without a wait. Returns the task's index.
     ///
-    /// If the pool or its context is gone, the task is dropped unpolled and the index names nothing.
-    pub fn start<F>(self, task: F) -> u64
-    where
-        F: Future<Output = Result<(), E>> + 'static,
-    {
-        self.give_to(task).index
-    }
-
-    /// As [`start`](Self::start); an error if the task was dropped unpolled.
-    pub(super) fn launch<F>(self, task: F) -> Result<u64, NotDriven>
-    where
-        F: Future<Output = Result<(), E>> + 'static,
-    {
-        let launched = self.give_to(task);
-        launched.alive.map(|()| launched.index)
-    }
-
-    /// Takes charge of a slot that the accounts have just reserved.
-    pub(super) fn reserved(state: Rc<State<E>>) -> Self {
-        Slot { state, held: true }
-    }
-
-    fn give_to<F>(mut self, task: F) -> Launched
+    /// # Errors
+    ///
+    /// [`NotDriven`]: the last handle of the pool was dropped, or the context is gone. `task` was dropped unpolled.
+    pub fn start<F>(mut self, task: F) -> Result<u64, NotDriven>
     where
         F: Future<Output = Result<(), E>> + 'static,
     {
         let task = Box::pin(task);
         self.held = false;
         launch(&self.state, task)
+    }
+
+    /// Takes charge of a slot that the accounts have just reserved.
+    pub(super) fn reserved(state: Rc<State<E>>) -> Self {
+        Slot { state, held: true }
     }
 }
 

@@ -12,18 +12,17 @@ use std::task::{Context, Poll, Waker};
 
 use futures::future::LocalBoxFuture;
 
-use super::nesting;
 use super::state::State;
 use super::verdict::Outcome;
-use crate::NotDriven;
+use crate::{NotDriven, nesting};
 
-/// Turns a reserved slot into a task: polled once before this returns, unless inline polls are nested too deep.
+/// Turns a reserved slot into a task: polled once before this returns, unless inline polls are nested too deep. Returns its index.
 ///
-/// The slot is the task's from here on. Where the context is gone, it is given back and the future is dropped unpolled.
+/// The slot is the task's from here on. If the pool or its context is gone, the slot is given back and the future is dropped unpolled.
 pub(super) fn launch<E: 'static>(
     state: &Rc<State<E>>,
     future: LocalBoxFuture<'static, Result<(), E>>,
-) -> Launched {
+) -> Result<u64, NotDriven> {
     let index = state.take_index();
     let cell = Rc::new_cyclic(|cell| TaskCell {
         index,
@@ -35,28 +34,12 @@ pub(super) fn launch<E: 'static>(
     });
     if state.is_closed() {
         cell.abandon();
-        return Launched {
-            index,
-            alive: Err(NotDriven),
-        };
+        return Err(NotDriven);
     }
     let shell = state.handle.spawn_inline(Shell { cell });
-    let alive = shell.map_err(|_abandoned: Shell<E>| NotDriven);
-    let alive = alive.map(|shell| {
-        if nesting::may_nest() {
-            shell.run_now();
-        } else {
-            shell.schedule();
-        }
-    });
-    Launched { index, alive }
-}
-
-/// What became of a launch.
-pub(super) struct Launched {
-    pub(super) index: u64,
-    /// An error: the context is gone, and the future with it.
-    pub(super) alive: Result<(), NotDriven>,
+    let shell = shell.map_err(|_abandoned: Shell<E>| NotDriven)?;
+    shell.begin();
+    Ok(index)
 }
 
 /// What the pool knows of one task.
@@ -142,7 +125,7 @@ impl<E: 'static> TaskCell<E> {
             self.state.accounts.borrow_mut().begin();
         }
         let polled = {
-            let _on_stack = nesting::polling(self.state.address());
+            let _named = nesting::of_pool(self.state.address());
             catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
         };
         let outcome = match polled {

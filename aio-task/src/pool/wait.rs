@@ -5,8 +5,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::accounts::{Accounts, Wait};
 use super::error::WaitOneError;
-use super::nesting;
 use super::state::State;
+use crate::nesting;
 use crate::wait_list::{Key, Wakes};
 
 /// Ready once a slot is reserved for the caller, who must use it or give it back.

@@ -36,7 +36,7 @@ fn busy_and_reserved_never_exceed_the_maximum() {
     assert_eq!((slots.len(), counts(&pool)), (2, (1, 2)));
     assert!(Probe::new(pool.reserve(), || {}).is_pending());
     for slot in slots {
-        slot.start(Gate::new());
+        slot.start(Gate::new()).expect("a context");
     }
     assert_eq!(counts(&pool), (3, 0));
     assert!(pool.try_reserve().is_none());

@@ -226,7 +226,7 @@ fn a_reserved_slot_is_held_until_it_is_started_or_dropped() {
     assert!(pool.try_reserve().is_none());
     assert!(Probe::new(pool.start_task(async { Ok(()) }), || {}).is_pending());
     let gate = Gate::new();
-    assert_eq!(slot.start(gate.clone()), 0);
+    assert_eq!(slot.start(gate.clone()), Ok(0));
     assert_eq!(
         (counts(&pool), gate.polls()),
         ((1, 0), 1),

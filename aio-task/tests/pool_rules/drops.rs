@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::task::Poll;
 
-use aio_task::WorkerPool;
+use aio_task::{NotDriven, WorkerPool};
 
 use super::accounting::FreedAtTheEnd;
 use super::support::{Gate, Log, OnDrop, Probe, now};
@@ -256,7 +256,8 @@ fn a_slot_outlives_its_pool_and_starts_nothing() {
     drop(pool);
     let (task, dropped) = (Gate::new(), Rc::new(Cell::new(false)));
     let noted = Rc::clone(&dropped);
-    slot.start(FreedAtTheEnd::new(task.clone(), move || noted.set(true)));
+    let started = slot.start(FreedAtTheEnd::new(task.clone(), move || noted.set(true)));
+    assert_eq!(started, Err(NotDriven), "an index would name nothing");
     assert!(dropped.get());
     assert_eq!((task.polls(), hand.run_until_stalled()), (0, 0));
 }

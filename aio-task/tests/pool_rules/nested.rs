@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Poll;
 
-use aio_task::{PoolError, WaitAllError};
+use aio_task::{AioHandle, PoolError, WaitAllError};
 use futures::future::LocalBoxFuture;
 
 use super::accounting::FreedAtTheEnd;
@@ -243,6 +243,124 @@ fn a_spawned_task_may_wait_for_all_on_behalf_of_a_pools_task() {
 }
 
 #[test]
+fn a_task_started_with_spawn_now_may_wait_for_all_on_behalf_of_a_pools_task() {
+    let context = context();
+    let hand = context.by_hand();
+    let pool = pool(&context, 1);
+    let (log, handle) = (Log::default(), context.handle());
+    let (inner, noted) = (pool.clone(), log.clone());
+    start(&pool, async move {
+        let (of_spawned, told) = (inner.clone(), noted.clone());
+        let waiting =
+            async move { told.note(format!("spawned: {:?}", of_spawned.wait_all().await)) };
+        handle.spawn_now(waiting).detach();
+        noted.note(format!("task: {:?}", inner.wait_all().await));
+        Ok(())
+    });
+    assert_eq!(
+        log.take(),
+        ["task: Err(WaitsForItself)"],
+        "after the inline poll the task is the pool's again"
+    );
+    hand.run_until_stalled();
+    assert_eq!(log.take(), ["spawned: Ok(())"]);
+}
+
+#[test]
+fn after_an_inline_poll_that_panicked_the_task_is_still_the_pools() {
+    let context = context();
+    let _hand = context.by_hand();
+    let pool = pool(&context, 1);
+    let (log, handle) = (Log::default(), context.handle());
+    let (inner, noted) = (pool.clone(), log.clone());
+    start(&pool, async move {
+        handle
+            .spawn_now(async { panic!("in the inline poll") })
+            .detach();
+        noted.note(format!("{:?}", inner.wait_all().await));
+        Ok(())
+    });
+    assert_eq!(log.take(), ["Err(WaitsForItself)"]);
+}
+
+#[test]
+fn tasks_and_jobs_of_another_context_that_runs_inside_a_pools_task_may_wait_for_the_pool() {
+    let outer = context();
+    let hand = outer.by_hand();
+    let inner = context();
+    let pool = pool(&outer, 1);
+    let log = Log::default();
+    let (all, noted) = (pool.clone(), log.clone());
+    start(&pool, async move {
+        let (of_task, task_noted) = (all.clone(), log.clone());
+        let waiting =
+            async move { task_noted.note(format!("task: {:?}", of_task.wait_all().await)) };
+        inner.handle().spawn(waiting).detach();
+        inner.by_hand().run_until_stalled();
+        let of_block_on = inner.block_on(all.wait_all());
+        log.note(format!("block_on: {of_block_on:?}"));
+        // What waits goes on in the outer context: the inner one ends here, and its task with it.
+        let handle = inner.handle();
+        drop(inner);
+        drop(handle);
+        Ok(())
+    });
+    assert_eq!(
+        noted.take(),
+        ["block_on: Err(WaitsForItself)"],
+        "the task of the other context waits; block_on stops the pool's task until its future is ready"
+    );
+    hand.run_until_stalled();
+}
+
+#[test]
+fn one_limit_holds_for_nested_polls_of_spawn_now_of_pools_and_of_other_contexts() {
+    let (first, second) = (context(), context());
+    let _hand = first.by_hand();
+    let pool = pool(&first, 200);
+    let log = Log::default();
+    start(
+        &pool,
+        alternate(
+            pool.clone(),
+            first.handle(),
+            second.handle(),
+            150,
+            log.clone(),
+        ),
+    );
+    assert_eq!(log.take().len(), 64, "as many polls are on one stack");
+}
+
+/// A chain of tasks: each starts the next inside its first poll, in turn in the pool, in the first and in the second context.
+fn alternate(
+    pool: Pool,
+    first: AioHandle,
+    second: AioHandle,
+    left: usize,
+    log: Log,
+) -> LocalBoxFuture<'static, Outcome> {
+    Box::pin(async move {
+        log.note("polled");
+        if left == 0 {
+            return Ok(());
+        }
+        let next = alternate(pool.clone(), first.clone(), second.clone(), left - 1, log);
+        let next_alone = |next: LocalBoxFuture<'static, Outcome>| async move {
+            let _ends = next.await;
+        };
+        match left % 3 {
+            0 => {
+                pool.start_task(next).await.expect("a context");
+            }
+            1 => first.spawn_now(next_alone(next)).detach(),
+            _ => second.spawn_now(next_alone(next)).detach(),
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn spawn_from_inside_a_task_queues_at_the_end_and_never_runs_inline() {
     let context = context();
     let hand = context.by_hand();
@@ -347,7 +465,7 @@ fn a_task_that_drops_the_last_handle_cancels_the_others_at_once_and_itself_at_it
         if inline {
             let slot = pool.try_reserve().expect("it is free");
             last.replace(Some(pool));
-            slot.start(task);
+            slot.start(task).expect("a context");
         } else {
             start(&pool, task);
             last.replace(Some(pool));
@@ -368,11 +486,12 @@ fn a_task_that_ends_after_it_dropped_the_pool_bothers_nobody() {
         let hand = context.by_hand();
         let pool = pool(&context, 1);
         let slot = pool.try_reserve().expect("it is free");
-        slot.start(async move {
+        let task = async move {
             drop(pool);
             assert!(!panics, "printed: nobody is left to throw it at");
             Err("nobody is left to read it")
-        });
+        };
+        slot.start(task).expect("a context");
         assert_eq!(hand.run_until_stalled(), 0);
     }
 }

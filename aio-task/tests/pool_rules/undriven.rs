@@ -25,7 +25,7 @@ fn a_call_that_need_not_wait_works_without_a_driver() {
     let pool = pool(&context, 2);
     assert_eq!(now(pool.wait_slot()), Ok(()));
     let slot = now(pool.reserve()).expect("a free slot");
-    slot.start(async { Ok(()) });
+    assert_eq!(slot.start(async { Ok(()) }), Ok(0));
     assert_eq!(start(&pool, async { Ok(()) }), 1);
     assert_eq!(now(pool.wait_one()), Err(WaitOneError::NothingBusy));
     assert_eq!(now(pool.wait_all()), Ok(()));
@@ -97,7 +97,8 @@ fn nothing_starts_in_a_context_that_is_gone() {
         (0, 1),
         "dropped unpolled"
     );
-    pool.try_reserve().expect("it is free").start(task.clone());
+    let slot = pool.try_reserve().expect("it is free");
+    assert_eq!(slot.start(task.clone()), Err(NotDriven));
     assert_eq!((task.polls(), counts(&pool)), (0, (0, 0)));
 }
 

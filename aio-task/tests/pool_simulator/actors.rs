@@ -107,7 +107,7 @@ impl Rules {
                 Action::StartInSlot(child) => {
                     if std::mem::take(&mut self.actors[id].keeps_slot) {
                         let index = self.start(child);
-                        self.note(format!("{id}: in slot {index}"));
+                        self.note(format!("{id}: in slot {index:?}"));
                     }
                 }
                 Action::TryReserve if !self.driver_has_handle => return true,

@@ -176,7 +176,10 @@ async fn perform(world: Rc<World>, id: Id) -> Outcome {
             Action::DropSlot => slot = None,
             Action::StartInSlot(child) => {
                 if let Some(slot) = slot.take() {
-                    note(format!("in slot {}", slot.start(Actor::new(&world, child))));
+                    note(format!(
+                        "in slot {:?}",
+                        slot.start(Actor::new(&world, child)).ok()
+                    ));
                 }
             }
             Action::TryReserve => {

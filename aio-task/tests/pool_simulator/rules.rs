@@ -153,7 +153,8 @@ impl Rules {
     // ---- a task's life ----
 
     /// Uses a reserved slot.
-    pub fn start(&mut self, id: Id) -> u64 {
+    /// The task's index; `None` if the pool is gone.
+    pub fn start(&mut self, id: Id) -> Option<u64> {
         let index = self.next_index;
         self.next_index += 1;
         self.actors[id] = Actor {
@@ -165,7 +166,7 @@ impl Rules {
             self.seen.slots_after_the_pool += 1;
             self.free(id);
             self.give_slot_back();
-            return index;
+            return None;
         }
         let inside = self.stack.iter().any(|id| self.actors[*id].task.is_some());
         self.seen.starts_nested += u64::from(inside);
@@ -173,7 +174,7 @@ impl Rules {
         self.reserved -= 1;
         self.busy += 1;
         self.run_task(id);
-        index
+        Some(index)
     }
 
     pub fn run_task(&mut self, id: Id) {
@@ -255,7 +256,12 @@ impl Rules {
         let result = match call {
             Call::StartTask(_) | Call::Reserve => {
                 self.poll_reserve(id, first_poll).then(|| match call {
-                    Call::StartTask(child) => format!("started {}", self.start(child)),
+                    Call::StartTask(child) => {
+                        let index = self
+                            .start(child)
+                            .expect("a pool that is waited for is open");
+                        format!("started {index}")
+                    }
                     _ => "reserved".to_owned(),
                 })
             }

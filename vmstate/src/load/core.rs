@@ -227,11 +227,11 @@ impl LoadCore {
             .min(start + self.geometry.cell);
         let core = Rc::downgrade(self);
         let node = node.clone();
-        slot.start(async move {
+        let reading = async move {
             load(core, node, id, start, end - start, buffer).await;
             Ok(())
-        });
-        true
+        };
+        slot.start(reading).is_ok()
     }
 
     /// A buffer, `Err` of its allocation included: the chunk then fails with it.

@@ -112,7 +112,7 @@ impl Core {
         let flight = self.area.take_off(0..u64::MAX);
         let (core, node) = (self.clone(), node.clone());
         let accepted = self.progress.accepted();
-        slot.start(async move {
+        let telling = async move {
             let _flight = flight;
             match node.finish_vmstate(core.length.get()).await {
                 Ok(()) => {
@@ -121,7 +121,9 @@ impl Core {
                 }
                 Err(error) => Err(core.fail(error)),
             }
-        });
+        };
+        let started = slot.start(telling);
+        started.map_err(|_| self.fail(self.error_here(Cause::NotDriven)))?;
         Ok(())
     }
 }

@@ -5,9 +5,9 @@ use crate::ranges::Ranges;
 use crate::save::cells::{Buffer, FillingCell};
 use crate::save::core::{Core, State};
 use crate::save::kept::KeptBlock;
-use aio_task::Slot;
+use aio_task::{NotDriven, Slot};
 use block_core::{
-    AllocError, BlockError, BlockNode, IoBuf, ReadVector, Result, SharedBuf, VmstateOffset,
+    AllocError, BlockError, BlockNode, Cause, IoBuf, ReadVector, Result, SharedBuf, VmstateOffset,
 };
 use std::ops::Range;
 use std::rc::Rc;
@@ -102,8 +102,7 @@ impl Core {
             driver_end,
             _flight: self.area.take_off(range),
         };
-        slot.start(job.run());
-        Ok(Submitted::Yes)
+        self.start(slot, job)
     }
 
     /// Moves the dirty kept blocks of a cell into a task, as [`Core::submit_cell`] does with a buffer.
@@ -135,8 +134,15 @@ impl Core {
             driver_end,
             _flight: self.area.take_off(range),
         };
-        slot.start(job.run());
-        Ok(Submitted::Yes)
+        self.start(slot, job)
+    }
+
+    /// Starts the job in its slot. Where the context is gone, what the job was to write is lost, and the save has failed.
+    fn start(&self, slot: Slot<BlockError>, job: Job) -> Result<Submitted> {
+        match slot.start(job.run()) {
+            Ok(_) => Ok(Submitted::Yes),
+            Err(NotDriven) => Err(self.fail(self.error_here(Cause::NotDriven))),
+        }
     }
 
     /// Decides about each block of a cell: whole ones become runs, partly written ones are kept, padded, or merged by the task.
