@@ -15,14 +15,22 @@ use crate::sync::Arc;
 /// The eventfd's key; descriptors get the context's keys, which start at zero and never come this far.
 const BELL: u64 = u64::MAX;
 
+/// The key of a bell's second descriptor, see [`Bell`].
+const SPARE_BELL: u64 = u64::MAX - 1;
+
+/// How often a bell tries both of its ways before it gives up.
+const RING_TRIES: usize = 16;
+
 /// How many ready descriptors one look takes from the kernel. More are found by the next look.
 const EVENTS_PER_LOOK: usize = 64;
 
 /// Sleeps in epoll: timers, remote wake-ups, and readiness of file descriptors.
 pub struct EpollReactor {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     /// Counts unparks. Registered with the epoll for as long as it lives.
     bell: Arc<OwnedFd>,
+    /// Always readable, and registered only from a ring that found no other way until it is seen here.
+    spare: Arc<OwnedFd>,
     /// The descriptors the epoll watches, each once, under the key that is reported. Closed when reported or forgotten.
     watched: BTreeMap<u64, OwnedFd>,
     /// Room for what the kernel reports, kept between calls. Empty outside `collect`.
@@ -30,17 +38,32 @@ pub struct EpollReactor {
 }
 
 impl EpollReactor {
-    /// Opens the two descriptors it needs.
+    /// Opens the three descriptors it needs.
+    ///
+    /// # Errors
+    ///
+    /// What `epoll_create1`, `eventfd` or `epoll_ctl` says: mostly that the process or the system has no descriptors left.
     pub fn new() -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let bell = new_bell()?;
+        let epoll = Arc::new(epoll::create(CreateFlags::CLOEXEC)?);
+        let bell = new_eventfd(0)?;
+        let spare = new_eventfd(1)?;
         epoll::add(&epoll, &*bell, EventData::new_u64(BELL), EventFlags::IN)?;
         Ok(Self {
             epoll,
             bell,
+            spare,
             watched: BTreeMap::new(),
             events: Vec::with_capacity(EVENTS_PER_LOOK),
         })
+    }
+
+    /// A handle that rings `bell`, or else makes this epoll ready.
+    fn ring_with(&self, bell: Arc<OwnedFd>) -> Bell {
+        Bell {
+            bell,
+            epoll: self.epoll.clone(),
+            spare: self.spare.clone(),
+        }
     }
 
     /// Takes ready descriptors from the kernel. `limit`: `None` sleeps until there is one, otherwise only looks.
@@ -58,6 +81,8 @@ impl EpollReactor {
             let key = event.data.u64();
             if key == BELL {
                 silence(&self.bell);
+            } else if key == SPARE_BELL {
+                let _ = epoll::delete(&self.epoll, &*self.spare); // if that fails, the next sleep ends early too
             } else if let Some(fd) = self.watched.remove(&key) {
                 // A failure means that the kernel has dropped it already; closing our descriptor does the rest.
                 let _ = epoll::delete(&self.epoll, &fd);
@@ -70,7 +95,7 @@ impl EpollReactor {
 
 impl Reactor for EpollReactor {
     fn unparker(&self) -> Box<dyn Unpark> {
-        Box::new(Bell(self.bell.clone()))
+        Box::new(self.ring_with(self.bell.clone()))
     }
 
     fn park(&mut self, limit: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
@@ -80,7 +105,7 @@ impl Reactor for EpollReactor {
             Some(limit) => {
                 if !limit.is_zero() {
                     // epoll_wait counts milliseconds, ppoll nanoseconds; an epoll is itself something to poll.
-                    wait_readable(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(limit))?;
+                    wait_readable(&mut [PollFd::new(&*self.epoll, PollFlags::IN)], Some(limit))?;
                 }
                 self.collect(Some(&now), ready)
             }
@@ -121,12 +146,12 @@ impl Reactor for EpollReactor {
     }
 
     fn watch(&self) -> io::Result<(Box<dyn Watch>, Box<dyn Unpark>)> {
-        let bell = new_bell()?;
+        let bell = new_eventfd(0)?;
         let watch = EpollWatch {
-            epoll: self.epoll.try_clone()?,
+            epoll: self.epoll.clone(),
             bell: bell.clone(),
         };
-        Ok((Box::new(watch), Box::new(Bell(bell))))
+        Ok((Box::new(watch), Box::new(self.ring_with(bell))))
     }
 }
 
@@ -140,7 +165,7 @@ impl fmt::Debug for EpollReactor {
 
 /// Looks at the same epoll from a helper thread. It has a bell of its own: the context's is for the context to silence.
 struct EpollWatch {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     bell: Arc<OwnedFd>,
 }
 
@@ -148,7 +173,7 @@ impl Watch for EpollWatch {
     fn watch(&mut self, until: Option<Instant>) {
         let limit = until.map(|at| at.saturating_duration_since(Instant::now()));
         let mut fds = [
-            PollFd::new(&self.epoll, PollFlags::IN),
+            PollFd::new(&*self.epoll, PollFlags::IN),
             PollFd::new(&*self.bell, PollFlags::IN),
         ];
         // An error here is an early return, and the caller comes back.
@@ -158,18 +183,38 @@ impl Watch for EpollWatch {
     }
 }
 
-struct Bell(Arc<OwnedFd>);
+/// Ends a sleep by a write to an eventfd.
+///
+/// A wake-up that is lost is never made up for: the notifier's word says that the owner is being woken, so no later notification tries
+/// again. Linux has no reason to refuse this write, but a seccomp filter or a tracer may. Then the bell makes the epoll ready by other
+/// means: it registers a second eventfd, whose count is 1 and stays so.
+struct Bell {
+    bell: Arc<OwnedFd>,
+    epoll: Arc<OwnedFd>,
+    spare: Arc<OwnedFd>,
+}
 
 impl Unpark for Bell {
     fn unpark(&self) {
-        // EAGAIN means that the count is at its top: the sleeper has been woken 2^64 - 2 times over.
-        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+        for _ in 0..RING_TRIES {
+            match rustix::io::write(&*self.bell, &1u64.to_ne_bytes()) {
+                // AGAIN: the count is at its top, the sleeper has been woken 2^64 - 2 times over.
+                Ok(_) | Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => continue,
+                Err(_) => {}
+            }
+            let spare = EventData::new_u64(SPARE_BELL);
+            match epoll::add(&self.epoll, &*self.spare, spare, EventFlags::IN) {
+                Ok(()) | Err(Errno::EXIST) => return,
+                Err(_) => {}
+            }
+        }
     }
 }
 
-fn new_bell() -> io::Result<Arc<OwnedFd>> {
+fn new_eventfd(count: u32) -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(eventfd(
-        0,
+        count,
         EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
     )?))
 }
@@ -186,5 +231,45 @@ fn wait_readable(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<
     match poll(fds, limit.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// A reactor, and a bell of it whose every write fails: its descriptor is open for reading only.
+    fn reactor_with_a_broken_bell() -> (EpollReactor, Bell) {
+        let reactor = EpollReactor::new().expect("a reactor");
+        let read_only = File::open("/dev/null").expect("/dev/null");
+        let bell = reactor.ring_with(Arc::new(read_only.into()));
+        (reactor, bell)
+    }
+
+    #[test]
+    fn an_unpark_whose_write_fails_ends_the_sleep_all_the_same() {
+        let (mut reactor, bell) = reactor_with_a_broken_bell();
+        let mut ready = Vec::new();
+        for _ in 0..3 {
+            bell.unpark();
+            bell.unpark();
+            reactor.park(None, &mut ready).expect("a sleep that ends");
+        }
+        assert!(ready.is_empty(), "a bell is no descriptor of the context");
+        // Once it was heard, the second bell is silent: a sleep lasts as long as it should.
+        let before = Instant::now();
+        let limit = Duration::from_millis(5);
+        reactor.park(Some(limit), &mut ready).expect("a sleep");
+        assert!(before.elapsed() >= limit);
+    }
+
+    #[test]
+    fn a_watcher_whose_bell_fails_comes_back_too() {
+        let (reactor, broken) = reactor_with_a_broken_bell();
+        let (mut watch, _bell) = reactor.watch().expect("a watch");
+        broken.unpark();
+        watch.watch(None);
     }
 }
