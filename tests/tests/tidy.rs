@@ -84,6 +84,18 @@ fn unsafe_code_lives_in_the_named_files_only() {
     assert_eq!(found, [""; 0], "no file but {UNSAFE:?} may be unsafe");
 }
 
+/// std's hash maps ask the kernel for random keys and panic if it has none. Ordered maps need no keys, and no image can make them slow.
+#[test]
+fn no_map_needs_random_numbers() {
+    let mut found = Vec::new();
+    for file in shipped_sources() {
+        for map in ["HashMap", "HashSet"] {
+            found.extend(file.lines_with(map).into_iter().map(|line| file.at(line)));
+        }
+    }
+    assert_eq!(found, [""; 0], "use BTreeMap or BTreeSet");
+}
+
 #[test]
 fn crates_need_each_other_in_one_direction_and_little_else() {
     let output = Command::new(env!("CARGO"))

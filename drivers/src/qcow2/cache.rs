@@ -13,7 +13,7 @@ use super::Result;
 use super::file::ImageFile;
 use aio_task::CoQueue;
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Slices of tables of one kind, by their place in the file.
@@ -22,9 +22,10 @@ pub(super) struct SliceCache {
     slice_size: u64,
     /// Slices that are kept; more only while more are dirty or held.
     capacity: usize,
-    slices: RefCell<HashMap<u64, Rc<Slice>>>,
+    /// By place, which is the order in which a commit writes them.
+    slices: RefCell<BTreeMap<u64, Rc<Slice>>>,
     /// Loads under way: place -> token. An entry that is gone when the load ends means that the slice has changed meanwhile.
-    loading: RefCell<HashMap<u64, u64>>,
+    loading: RefCell<BTreeMap<u64, u64>>,
     /// Woken, all, when a load ends.
     loaded: CoQueue,
     /// Slices with [`State::Dirty`].
@@ -180,7 +181,7 @@ impl SliceCache {
     pub(super) fn capture(&self) -> Vec<Captured> {
         let slices = self.slices.borrow();
         let dirty = slices.values().filter(|s| s.state.get() == State::Dirty);
-        let mut captured: Vec<Captured> = dirty
+        dirty
             .map(|slice| {
                 slice.set(State::Writing);
                 Captured {
@@ -189,9 +190,7 @@ impl SliceCache {
                     slice: slice.clone(),
                 }
             })
-            .collect();
-        captured.sort_by_key(|c| c.at);
-        captured
+            .collect()
     }
 
     /// What was captured is stable on disk (`ok`), or must be written again.

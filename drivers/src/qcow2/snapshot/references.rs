@@ -7,7 +7,7 @@ use crate::qcow2::image::Image;
 use crate::qcow2::offset::GuestOffset;
 use crate::qcow2::walk::{Reference, Step, Walk};
 use block_core::Cause;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// What is going to be done to the references.
@@ -38,7 +38,7 @@ impl Image {
             change,
             whole: ClusterSet::default(),
             shared: ClusterSet::default(),
-            more: HashMap::new(),
+            more: BTreeMap::new(),
         };
         own.for_each(|cluster| {
             check.whole.insert(cluster);
@@ -154,7 +154,7 @@ struct Check {
     /// Those that hold compressed data.
     shared: ClusterSet,
     /// How many references more there will be to those of `shared` that are already near the most that can be counted.
-    more: HashMap<u64, u64>,
+    more: BTreeMap<u64, u64>,
 }
 
 impl Check {
@@ -232,7 +232,7 @@ impl Check {
 
 /// A set of clusters that lie near each other.
 #[derive(Default)]
-struct ClusterSet(HashMap<u64, Box<[u64; 64]>>);
+struct ClusterSet(BTreeMap<u64, Box<[u64; 64]>>);
 
 impl ClusterSet {
     /// False where it was in already.
