@@ -85,6 +85,7 @@ mod driver; // the trait
 mod entry; // what the tables hold
 mod error;
 mod file; // the children, with their ends taken care of
+mod gaps; // of a state, over a backing file
 mod geometry; // sizes and index arithmetic
 mod header; // the first cluster
 mod image; // all that is kept of an open image

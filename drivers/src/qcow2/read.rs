@@ -77,9 +77,11 @@ impl Image {
                 dst.fill_zero(0, len);
                 (dst, Ok(()))
             }
-            Content::Unallocated => match self.is_backed(tree, at) {
-                true => self.backing.read(at, dst).await,
-                false => {
+            Content::Unallocated => match tree {
+                // The vmstate area too: QEMU reads it through the same tables in the same way.
+                Tree::Active | Tree::Snapshot(_) => self.backing.read(at, dst).await,
+                // Where it will be is not known yet. Gaps are zeroes, and are written down when the state is finished.
+                Tree::State(_) => {
                     dst.fill_zero(0, len);
                     (dst, Ok(()))
                 }
@@ -92,16 +94,6 @@ impl Image {
                 (dst, result)
             }
         }
-    }
-
-    /// Whether the backing file shows through where nothing is allocated: it does on the guest's disk, and not in the vmstate area.
-    fn is_backed(&self, tree: &Tree, at: GuestOffset) -> bool {
-        let disk = match tree {
-            Tree::Active => self.size.get(),
-            Tree::State(_) => return false,
-            Tree::Snapshot(snapshot) => snapshot.disk_size,
-        };
-        at.0 < disk || self.geometry.l1_index(at) < self.geometry.vmstate_l1_index(disk)
     }
 
     /// Reads bytes into new memory, for copy on write. The caller holds the clusters.

@@ -115,10 +115,10 @@ impl Image {
         match to.preallocation {
             // The raw data file is to be found through the tables, too.
             Preallocation::Off if self.header.data_file_raw() => {
-                self.preallocate(new, Preallocation::Metadata).await?;
+                self.preallocate(tree, new, Preallocation::Metadata).await?;
             }
             Preallocation::Off => self.hide_backing(new).await?,
-            mode => self.preallocate(new, mode).await?,
+            mode => self.preallocate(tree, new, mode).await?,
         }
         self.set_size(to.len).await
     }
@@ -219,10 +219,15 @@ impl Image {
 
     /// Allocates whole clusters that nothing is mapped to, and makes them zeroes.
     ///
-    /// What lies in a free cluster of the file is somebody's old data, so it is overwritten before the table leads there.
-    async fn preallocate(&self, new: Range<u64>, mode: Preallocation) -> Result<()> {
+    /// What lies in a free cluster of the file is old data, so it is overwritten before the table leads there. The caller holds the clusters
+    /// exclusively.
+    pub(super) async fn preallocate(
+        &self,
+        tree: &Tree,
+        new: Range<u64>,
+        mode: Preallocation,
+    ) -> Result<()> {
         let geometry = &self.geometry;
-        let tree = &Tree::Active;
         let mut at = new.start;
         while at < new.end {
             self.make_room().await?;

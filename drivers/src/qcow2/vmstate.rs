@@ -85,7 +85,8 @@ impl Image {
             .await
     }
 
-    /// Reads the state; bytes that were never written are zeroes.
+    /// Reads the state that is being saved, whose gaps are zeroes; where there is none, what the active L1 table has, and the backing file
+    /// where that has nothing (QEMU's `qcow2_load_vmstate`).
     pub(super) async fn load_vmstate(
         &self,
         at: VmstateOffset,
@@ -118,9 +119,12 @@ impl Image {
         }
     }
 
-    /// The state is complete and `len` bytes long. A state of which nothing was written is all zeroes.
+    /// The state is complete and `len` bytes long. A state of which nothing was written is all zeroes. Over a backing file the gaps are
+    /// written down (`gaps.rs`).
     ///
-    /// Errors: as [`Image::save_vmstate`].
+    /// # Errors
+    ///
+    /// As [`Image::save_vmstate`], and what the disk says while gaps are written down: the state is not complete then.
     pub(super) async fn finish_vmstate(&self, len: u64) -> Result<()> {
         self.check_snapshots()?;
         drop(self.locks.shared(SNAPSHOTS).await);
@@ -130,12 +134,16 @@ impl Image {
             None if len == 0 => return Ok(()),
             None => Rc::default(),
         };
+        let state = Tree::State(tree.clone());
         if len > 0 {
             let last = self.geometry.l1_index(GuestOffset(len - 1));
-            self.check_l1_index(&Tree::State(tree.clone()), last)?;
+            self.check_l1_index(&state, last)?;
         }
+        tree.finished.set(None);
+        *self.vmstate.tree.borrow_mut() = Some(tree.clone());
+        self.fill_gaps(&state, len).await?;
+        self.check_tree(&state)?;
         tree.finished.set(Some(len));
-        *self.vmstate.tree.borrow_mut() = Some(tree);
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! Zeroes and discards: QEMU's `qcow2_subcluster_zeroize` and `qcow2_cluster_discard`.
 //!
-//! | a whole cluster that is | zeroes | discard | drop |
-//! |---|---|---|---|
-//! | unallocated | zero | stays; zero over a backing file | stays |
-//! | zero | zero; without its host cluster if it may be unmapped | zero, without its host cluster | unallocated |
-//! | data | zero, its host cluster stays for later writes unless it may be unmapped | zero (version 3), unallocated (2) | unallocated |
-//! | compressed | zero | zero (3), unallocated (2) | unallocated |
+//! | a whole cluster that is | zeroes | hide | discard | drop |
+//! |---|---|---|---|---|
+//! | unallocated | zero | zero | stays; zero over a backing file | stays |
+//! | zero | zero; without its host cluster if it may be unmapped | stays | zero, without its host cluster | unallocated |
+//! | data | zero, its host cluster stays for later writes unless it may be unmapped | stays | zero (version 3), unallocated (2) | unallocated |
+//! | compressed | zero | stays | zero (3), unallocated (2) | unallocated |
 //!
 //! What a cluster used is let go only when the entry that led to it has changed on disk: see `commit.rs`.
 
@@ -22,6 +22,8 @@ use std::ops::Range;
 enum Change {
     /// Zeroes, whole or by subclusters.
     Zero { may_unmap: bool },
+    /// What is unallocated, whole or by subclusters, becomes zeroes, so that the backing file does not show through. Version 3 only.
+    Hide,
     /// Nothing that matters; it reads as zeroes where the format can say so.
     Discard,
     /// Nothing at all.
@@ -95,6 +97,12 @@ impl Image {
         Ok(())
     }
 
+    /// Makes what is unallocated read as zeroes; the rest stays. Whole clusters within one slice of an L2 table, in an image of version 3.
+    /// The caller holds the clusters exclusively.
+    pub(super) async fn hide_mapped(&self, tree: &Tree, at: GuestOffset, len: u64) -> Result<()> {
+        self.change_slice(tree, at, len, Change::Hide).await
+    }
+
     /// Changes what lies within one slice of an L2 table. The caller holds the clusters exclusively.
     async fn change_slice(
         &self,
@@ -104,7 +112,11 @@ impl Image {
         change: Change,
     ) -> Result<()> {
         self.change_data_file(at, len, change).await?;
-        let stays = !matches!(change, Change::Zero { .. }) && !self.reads_backing(change);
+        let stays = match change {
+            Change::Zero { .. } | Change::Hide => false,
+            Change::Discard => !self.backing.is_there(),
+            Change::Drop => true,
+        };
         if stays && self.l2_slice(tree, at).await?.is_none() {
             return Ok(()); // nothing is allocated, and nothing shows through
         }
@@ -139,11 +151,6 @@ impl Image {
         Ok(())
     }
 
-    /// Whether the backing file would show through what a change leaves unallocated.
-    fn reads_backing(&self, change: Change) -> bool {
-        matches!(change, Change::Discard) && self.backing.is_there()
-    }
-
     /// What becomes of a cluster whose bytes `part` are changed; `None` where it has to be written.
     fn changed(&self, old: &Cluster, part: Range<u64>, change: Change) -> Option<Cluster> {
         let geometry = &self.geometry;
@@ -153,6 +160,7 @@ impl Image {
         };
         match change {
             Change::Drop => Some(Cluster::Unallocated),
+            Change::Hide => Some(hidden(geometry, old)),
             Change::Discard if *old == Cluster::Unallocated && !self.backing.is_there() => {
                 Some(*old)
             }
@@ -180,7 +188,7 @@ impl Image {
         let may_unmap = match change {
             Change::Zero { may_unmap } => may_unmap,
             Change::Discard => true,
-            Change::Drop => return Ok(()),
+            Change::Hide | Change::Drop => return Ok(()),
         };
         let done = match (self.header.data_file_raw(), change) {
             (true, _) => {
@@ -282,5 +290,19 @@ fn zeroed(geometry: &super::geometry::Geometry, old: &Cluster, part: Range<u64>)
     let size = geometry.subcluster_size();
     let range = (part.start / size) as u32..part.end.div_ceil(size) as u32; // at most 32
     let subclusters: Subclusters = old.subclusters(geometry).with(range, Subcluster::Zero);
+    Cluster::of(geometry, old.host(), old.copied(), subclusters)
+}
+
+/// The cluster with zeroes where it was unallocated.
+fn hidden(geometry: &super::geometry::Geometry, old: &Cluster) -> Cluster {
+    if matches!(old, Cluster::Compressed { .. }) {
+        return *old;
+    }
+    let mut subclusters = old.subclusters(geometry);
+    for index in 0..geometry.subclusters() {
+        if subclusters.get(index) == Subcluster::Unallocated {
+            subclusters = subclusters.with(index..index + 1, Subcluster::Zero);
+        }
+    }
     Cluster::of(geometry, old.host(), old.copied(), subclusters)
 }

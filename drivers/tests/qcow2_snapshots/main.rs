@@ -5,6 +5,7 @@ mod cost; // requests and bytes beside the state
 mod crash; // the machine stops
 mod damaged; // tables that point anywhere
 mod faults; // a request of the file fails
+mod gaps; // of a state, over a backing file
 mod length; // longer and shorter, with snapshots
 mod life; // made, listed, gone to, deleted
 mod model; // everything at once

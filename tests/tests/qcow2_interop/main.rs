@@ -3,6 +3,7 @@
 
 mod case;
 mod disk;
+mod gaps;
 mod snapshots;
 mod spec;
 
@@ -42,6 +43,16 @@ fn main() -> ExitCode {
             trials.push(tools::trial(name, &NEEDS, move || judge(&specs, seed)));
         }
     }
+    trials.push(tools::trial(
+        "gaps of a state that we save over a backing file are zeroes for QEMU",
+        &NEEDS,
+        gaps::saved_by_us,
+    ));
+    trials.push(tools::trial(
+        "gaps of a state that QEMU writes over a backing file read as QEMU reads them",
+        &NEEDS,
+        gaps::saved_by_qemu,
+    ));
     tools::main(trials)
 }
 

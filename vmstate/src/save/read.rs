@@ -72,6 +72,10 @@ impl Core {
         let failed = |cause| BlockError::new(Op::LoadVmstate, blocks.start, len, cause);
         let memory = IoBuf::zeroed(len as usize, self.geometry.memory)
             .map_err(|_| failed(Cause::OutOfMemory { bytes: len }))?;
+        if blocks.start >= self.unread_from() {
+            // Nothing of the state is stored there. The driver may have something else: an overlay's area shows the backing file.
+            return Ok(memory);
+        }
         let (read, result) = node
             .load_vmstate_unbuffered(VmstateOffset(blocks.start), ReadVector::from(memory))
             .await;

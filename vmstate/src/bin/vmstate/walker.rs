@@ -24,7 +24,8 @@ const DATA_FILE: u64 = 1 << 2;
 const EXTENDED_L2: u64 = 1 << 4;
 
 /// Compares the state of the snapshot called `name` in the image at `path` with `content` in the ascending ranges `covered`, with zeroes
-/// between them, and its length with `len`. No space may be allocated in the gaps. The image's pages are dropped from the cache first.
+/// between them, and its length with `len`. No space may be allocated in the gaps, except that version 2 needs it to hide a backing file,
+/// which must not show through anywhere. The image's pages are dropped from the cache first.
 pub(crate) fn verify(
     path: &Path,
     name: &str,
@@ -56,8 +57,8 @@ pub(crate) fn verify(
             let wanted = (len - at).min(image.piece) as usize;
             let place = table.place(&image, index).map_err(failed)?;
             match place {
-                Some(place) => {
-                    if !touches(covered, at, wanted as u64) {
+                Place::At(place) => {
+                    if !image.fills_gaps() && !touches(covered, at, wanted as u64) {
                         let why =
                             format!("space is allocated for {wanted} bytes at {at}, in a gap");
                         return Err(wrong(why));
@@ -65,7 +66,11 @@ pub(crate) fn verify(
                     file.read_exact_at(&mut piece[..wanted], place)
                         .map_err(failed)?;
                 }
-                None => piece[..wanted].fill(0),
+                Place::Nowhere if image.is_backed => {
+                    let why = format!("the backing file shows through in {wanted} bytes at {at}");
+                    return Err(wrong(why));
+                }
+                Place::Zero | Place::Nowhere => piece[..wanted].fill(0),
             }
             if let Some(wrong_at) = first_wrong(content, covered, at, &piece[..wanted]) {
                 let why = format!("the byte at {wrong_at} is not what was written there");
@@ -88,6 +93,9 @@ fn touches(covered: &[Piece], at: u64, len: u64) -> bool {
 /// What the header says.
 struct Image<'a> {
     file: &'a File,
+    version: u64,
+    /// It names a backing file.
+    is_backed: bool,
     cluster: u64,
     /// What an L2 entry, or a bit of an extended one, is for.
     piece: u64,
@@ -102,6 +110,16 @@ struct State {
     len: u64,
     /// The entries of its L1 table from the first one of the area on.
     l1: Vec<u64>,
+}
+
+/// Where a piece is.
+enum Place {
+    /// In the file, from this byte on.
+    At(u64),
+    /// It reads as zeroes.
+    Zero,
+    /// Not allocated: a backing file shows through.
+    Nowhere,
 }
 
 /// The bytes of an L2 table; `None` where there is none.
@@ -131,6 +149,8 @@ impl<'a> Image<'a> {
         let extended = features & EXTENDED_L2 != 0;
         Ok(Self {
             file,
+            version,
+            is_backed: be64(&header, 8)? != 0,
             cluster,
             piece: if extended { cluster / 32 } else { cluster },
             l2_entry: if extended { 16 } else { 8 },
@@ -138,6 +158,11 @@ impl<'a> Image<'a> {
             snapshots_at: be64(&header, 64)?,
             disk_size: be64(&header, 24)?,
         })
+    }
+
+    /// Whether what reads as zeroes has to be allocated.
+    fn fills_gaps(&self) -> bool {
+        self.is_backed && self.version == 2
     }
 
     fn is_extended(&self) -> bool {
@@ -211,10 +236,10 @@ impl State {
 }
 
 impl L2 {
-    /// Where piece `index` of the table is in the file; `None` where it reads as zeroes without being anywhere.
-    fn place(&self, image: &Image<'_>, index: u64) -> io::Result<Option<u64>> {
+    /// Where piece `index` of the table is.
+    fn place(&self, image: &Image<'_>, index: u64) -> io::Result<Place> {
         let Some(bytes) = &self.0 else {
-            return Ok(None);
+            return Ok(Place::Nowhere);
         };
         let per_entry = image.cluster / image.piece;
         let (number, part) = (index / per_entry, index % per_entry);
@@ -222,12 +247,18 @@ impl L2 {
         if entry & COMPRESSED != 0 {
             return Err(bad("a cluster of the state is compressed"));
         }
-        let place = entry & OFFSET;
-        let is_there = match image.is_extended() {
-            true => be64(bytes, number * 16 + 8)? >> part & 1 == 1,
-            false => entry & ZERO == 0,
+        let (is_there, is_zero) = match image.is_extended() {
+            true => {
+                let bitmap = be64(bytes, number * 16 + 8)?;
+                (bitmap >> part & 1 == 1, bitmap >> (32 + part) & 1 == 1)
+            }
+            false => (entry & ZERO == 0, entry & ZERO != 0),
         };
-        Ok((is_there && place != 0).then_some(place + part * image.piece))
+        Ok(match entry & OFFSET {
+            place if is_there && place != 0 => Place::At(place + part * image.piece),
+            _ if is_zero => Place::Zero,
+            _ => Place::Nowhere,
+        })
     }
 }
 
@@ -316,9 +347,28 @@ mod tests {
     }
 
     #[test]
+    fn gaps_over_a_backing_file_are_zeroes_allocated_in_version_2_only() {
+        let backed = |image: &mut Vec<u8>| image[15] = 200;
+        verdict("allocated", |image| {
+            backed(image);
+            image[3 * CLUSTER + 14] = 12; // the second and the third cluster of the state
+            image[3 * CLUSTER + 22] = 16;
+            image.resize(9 * CLUSTER, 0);
+        })
+        .unwrap();
+        verdict("zero", |image| {
+            backed(image);
+            image[7] = 3;
+            image[3 * CLUSTER + 15] = 1;
+            image[3 * CLUSTER + 23] = 1;
+        })
+        .unwrap();
+    }
+
+    #[test]
     fn what_is_wrong_is_found() {
         type Harm = fn(&mut Vec<u8>);
-        let harms: [(&str, Harm); 8] = [
+        let harms: [(&str, Harm); 9] = [
             ("the byte at 5 ", |image| image[4 * CLUSTER + 5] ^= 1),
             ("the byte at 2299 ", |image| image[7 * CLUSTER + 251] ^= 1),
             ("the byte at 300 ", |image| image[4 * CLUSTER + 300] = 1),
@@ -331,6 +381,12 @@ mod tests {
                 image.swap(fourth, fifth);
             }),
             ("in a gap", |image| image[3 * CLUSTER + 14] = 8),
+            (
+                "the backing file shows through in 512 bytes at 512",
+                |image| {
+                    image[15] = 200;
+                },
+            ),
             ("is 2301 bytes long", |image| {
                 image[CLUSTER + 47] += 1;
             }),
