@@ -4,8 +4,10 @@ use aio_task::{AioContext, WorkerPool};
 use block_core::{BlockNode, CacheMode, Cause, DiskOffset, Errno, NodeBuilder, Permissions};
 use block_core::{Perms, WriteFlags};
 use block_drivers::qcow2::{Backing, ChainError, ChainOptions, CreateOptions, DataFile};
+use block_drivers::qcow2::{
+    BackingFile, Qcow2Driver, Qcow2Options, create, open_backing, open_image,
+};
 use block_drivers::qcow2::{ImageFormat, MAX_CHAIN, MissingFormat, Permit, Qcow2Error};
-use block_drivers::qcow2::{create, open_image};
 use block_drivers::{Create, FileDriver, FileOptions, Locking, OpenError};
 use std::cell::RefCell;
 use std::fs;
@@ -212,6 +214,55 @@ fn no_file_that_an_image_names_is_opened_unless_the_caller_says_so() {
     assert_eq!(denied(&error), ("backing file", "base.raw"));
     assert_eq!(error.errno(), Errno::PERM);
     assert!(error.to_string().contains("top.qcow2"), "{error}");
+    bench.nothing_is_open();
+}
+
+/// For a caller that opens the image itself: the chain below it, closed with the driver that gets it.
+#[test]
+fn what_an_image_stands_on_is_opened_without_the_image() {
+    let bench = Bench::new();
+    bench.raw("base.raw", 7);
+    bench.image("middle.qcow2", "base.raw", "raw");
+    bench.image("top.qcow2", "middle.qcow2", "qcow2");
+    bench.image("alone.qcow2", "", "");
+    bench.image("loop.qcow2", "loop.qcow2", "qcow2");
+    let below = async |name: &str, permit| {
+        let path = bench.path(name);
+        let file = bench.file(&path).await;
+        let child = file.attach("image", Permissions::writer()).expect("free");
+        let options = bench.writer(permit);
+        let opened = open_backing(&bench.context.handle(), &path, &child, options).await;
+        (child, opened)
+    };
+    bench.context.block_on(async {
+        let (file, opened) = below("top.qcow2", Permit::SameFolder).await;
+        let backing = opened.expect("opened").expect("it names one");
+        assert!(backing.is_read_only());
+        let options = Qcow2Options {
+            backing: BackingFile::Open(backing),
+            ..Qcow2Options::default()
+        };
+        let driver = Qcow2Driver::open(file, options).await.expect("an image");
+        let builder = NodeBuilder::new("top");
+        let node = builder.open(&bench.context.handle(), driver).await;
+        let node = node.expect("a node");
+        assert_eq!(byte(&node, 0).await, 7);
+        node.close().await.expect("closed");
+    });
+    bench.nothing_is_open();
+    bench.context.block_on(async {
+        let (file, opened) = below("alone.qcow2", Permit::Nothing).await;
+        assert!(opened.expect("nothing to open").is_none());
+        file.release().await.expect("closed");
+        let (file, opened) = below("top.qcow2", Permit::Nothing).await;
+        let error = opened.expect_err("not permitted");
+        assert_eq!(denied(&error), ("backing file", "middle.qcow2"));
+        file.release().await.expect("closed");
+        let (file, opened) = below("loop.qcow2", Permit::SameFolder).await;
+        let error = opened.expect_err("it stands on itself");
+        assert!(matches!(error, ChainError::Loop { .. }), "{error}");
+        file.release().await.expect("closed");
+    });
     bench.nothing_is_open();
 }
 

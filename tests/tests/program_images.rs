@@ -8,8 +8,10 @@ use std::process::{Command, ExitCode, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::files::disk_folder;
+use tests::images::same_bytes;
 use tests::program::vmstate;
-use tests::qemu_img::{check_is_clean, qemu_img, qemu_io, same_as_raw, snapshots, try_qemu_img};
+use tests::qemu_img::{check_is_clean, dumped_bytes, qemu_img, qemu_io};
+use tests::qemu_img::{same_as_raw, snapshots, try_qemu_img};
 use tests::tools::{self, Need};
 
 const IMG: Need = Need::Tool("qemu-img");
@@ -35,6 +37,11 @@ fn main() -> ExitCode {
             "data_files_and_backing_files_are_not_needed",
             &[IMG, IO],
             others,
+        ),
+        tools::trial(
+            "a_state_with_gaps_over_a_backing_file_is_loaded_as_qemu_reads_it",
+            &[IMG, IO],
+            gaps,
         ),
     ])
 }
@@ -383,4 +390,85 @@ fn others() {
     qemu_io(Path::new(&file("j")), &["write -P 1 0 8M".to_owned()]);
     check_is_clean(Path::new(&file("j")), "the image");
     assert_eq!(fs::read(file("d")).expect("the data"), vec![1; 8 << 20]);
+}
+
+/// A replay of these writes leaves gaps inside a cluster, and of many.
+const WRITES: &str = "100 300\n65536 65536\n1048576 65537\n";
+
+fn gaps() {
+    for options in [
+        "compat=0.10",
+        "compat=1.1",
+        "extended_l2=on,cluster_size=16k",
+    ] {
+        let folder = disk_folder();
+        let file = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+        let image = file("i");
+        fs::write(file("trace"), WRITES).expect("written");
+        // Longer than the overlays, with content wherever their vmstate area begins.
+        qemu_img(&["create", "-q", "-f", "raw", &file("base"), "1G"]);
+        for area in ["16M", "512M"] {
+            let fill = format!("write -P 5 {area} 4M");
+            let args = ["-f", "raw", "-c", &fill, &file("base")];
+            let filled = Command::new("qemu-io").args(args).output();
+            assert!(filled.expect("qemu-io runs").status.success());
+        }
+        let replay = |name: &str, options: &str| {
+            let args = ["replay", name, "--format", "qcow2", "--trace", "trace"];
+            let options = format!("size=8M,{options}");
+            vmstate_says(folder.path(), &[&args[..], &["-o", &options]].concat());
+        };
+        let read_by_qemu = |image: &str, len: usize| {
+            let read = format!("read -b -v 0 {}", len / 512 * 512);
+            dumped_bytes(&qemu_io(Path::new(image), &[read]))
+        };
+
+        // Its gaps are not allocated: it gets its backing file afterwards.
+        replay("i", options);
+        let rebase = |to: &str| {
+            let args = ["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", to, &image];
+            qemu_img(&args);
+        };
+        rebase("base");
+        let load = ["load", "i", "--name", "replay"];
+        let loaded = try_vmstate(folder.path(), &load);
+        let state = loaded.stdout;
+        assert!(loaded.status.success(), "{options}");
+        assert_eq!(state.len(), (1 << 20) + 65_537, "{options}");
+        assert!(state[131_072..1 << 20] == vec![5; (1 << 20) - 131_072]);
+        let before = fs::read(&image).expect("readable");
+        let refused = |word: &str| {
+            let loaded = try_vmstate(folder.path(), &load);
+            let line = String::from_utf8_lossy(&loaded.stderr).into_owned();
+            assert!(!loaded.status.success(), "{options}: {word}");
+            assert!(
+                line.contains("was not opened") && line.contains(word),
+                "{line}"
+            );
+        };
+        fs::rename(file("base"), file("away")).expect("renamed");
+        refused("No such file");
+        fs::create_dir(file("other")).expect("made");
+        fs::rename(file("away"), file("other/base")).expect("renamed");
+        assert!(fs::read(&image).expect("readable") == before, "only read");
+        rebase("other/base");
+        refused("--any-backing-file");
+        let anywhere = [&load[..], &["--any-backing-file"]].concat();
+        let loaded = try_vmstate(folder.path(), &anywhere);
+        same_bytes(&loaded.stdout, &state, options);
+        qemu_img(&["snapshot", "-a", "replay", &image]);
+        let read = read_by_qemu(&image, state.len());
+        same_bytes(&read, &state[..read.len()], options);
+
+        // One that is saved over it has zeroes there, for QEMU too.
+        let over = format!("{options},backing_file=other/base,backing_fmt=raw");
+        replay("j", &over);
+        let loaded = try_vmstate(folder.path(), &["load", "j", "--name", "replay"]);
+        let state = loaded.stdout;
+        assert!(state[131_072..1 << 20] == vec![0; (1 << 20) - 131_072]);
+        qemu_img(&["snapshot", "-a", "replay", &file("j")]);
+        let read = read_by_qemu(&file("j"), state.len());
+        same_bytes(&read, &state[..read.len()], &over);
+        check_is_clean(Path::new(&file("j")), &over);
+    }
 }

@@ -12,7 +12,7 @@ pub(super) enum Backing {
     /// Its node. What lies behind its end reads as zeroes.
     Open(ImageFile),
     /// The image names one that was not opened: what would show through cannot be read.
-    NotOpened { path: String },
+    NotOpened { path: String, why: Option<String> },
 }
 
 impl Backing {
@@ -41,8 +41,10 @@ impl Backing {
                 (dst, Ok(()))
             }
             Self::Open(file) => file.read(at.0, dst).await,
-            Self::NotOpened { path } => {
+            Self::NotOpened { path, why } => {
+                let why = why.iter().map(|why| format!(": {why}"));
                 let text = format!("the backing file {path:?} was not opened");
+                let text: String = [text].into_iter().chain(why).collect();
                 (dst, Err(Cause::Driver(text.into())))
             }
         }

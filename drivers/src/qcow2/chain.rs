@@ -53,8 +53,48 @@ pub async fn open_image(
         options: &options,
         seen: RefCell::default(),
     };
-    let (lowest, above) = opening.walk(path.as_ref()).await?;
-    opening.build(lowest, above).await
+    let place = Place::named_by_caller(path.as_ref());
+    let format = Some(options.format);
+    let (lowest, above) = opening.walk(place, format, true).await?;
+    opening.build(lowest, above, true).await
+}
+
+/// Opens what the image at `path` stands on, for an image whose `file` the caller has open: its backing file with all below it, read-only.
+/// Returns `None` where it names none. For [`BackingFile::Open`].
+///
+/// The child goes with the driver that gets it: closing that closes the nodes below. Of the options those that are about the top image alone
+/// do not matter.
+///
+/// # Errors
+///
+/// As [`open_image`]. Nothing has been written.
+///
+/// # Cancel safety
+///
+/// What was opened is closed again.
+pub async fn open_backing(
+    handle: &AioHandle,
+    path: impl AsRef<Path>,
+    file: &BlockChild,
+    options: ChainOptions,
+) -> Result<Option<BlockChild>, ChainError> {
+    let opening = Opening {
+        handle,
+        options: &options,
+        seen: RefCell::default(),
+    };
+    let path = path.as_ref();
+    opening.only_once(&Place::named_by_caller(path)).await?;
+    let header = Header::read(file, Purpose::Use).await;
+    let header = header.map_err(|error| ChainError::image(path, error))?;
+    let Some((place, format)) = opening.below(path, &header).await? else {
+        return Ok(None);
+    };
+    let (lowest, above) = opening.walk(place, format, false).await?;
+    let node = opening.build(lowest, above, false).await?;
+    let child = node.attach("backing", opening.shared());
+    let child = child.map_err(|error| ChainError::node(path, error))?;
+    Ok(Some(child))
 }
 
 /// One image of the chain, not yet a node.
@@ -75,20 +115,24 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Step 1: the lowest image, and those above it, the top first.
-    async fn walk(&self, path: &Path) -> Result<(Level, Vec<Level>), ChainError> {
+    /// Step 1: the lowest image from `place` on, and those above it, the first one first. `is_top`: that is the caller's own image.
+    async fn walk(
+        &self,
+        mut place: Place,
+        mut format: Option<ImageFormat>,
+        is_top: bool,
+    ) -> Result<(Level, Vec<Level>), ChainError> {
         let mut above: Vec<Level> = Vec::new();
-        let mut place = Place::named_by_caller(path);
-        let mut format = Some(self.options.format);
+        let most = MAX_CHAIN - usize::from(!is_top);
         loop {
-            if above.len() == MAX_CHAIN {
+            if above.len() == most {
                 return Err(ChainError::TooLong {
                     path: place.path,
                     max: MAX_CHAIN,
                 });
             }
             self.only_once(&place).await?;
-            let is_top = above.is_empty();
+            let is_top = is_top && above.is_empty();
             let (level, below) = self.open_level(place, format, is_top).await?;
             let Some(below) = below else {
                 return Ok((level, above));
@@ -128,13 +172,23 @@ impl Opening<'_> {
         if header.geometry.data_file() {
             level.data_file = Some(self.open_data_file(path, &header, read_only).await?);
         }
+        let below = self.below(path, &header).await?;
+        Ok((level, below))
+    }
+
+    /// Where the backing file of the image at `path` is, and what; `None` where it names none.
+    async fn below(
+        &self,
+        path: &Path,
+        header: &Header,
+    ) -> Result<Option<(Place, Option<ImageFormat>)>, ChainError> {
         let Some(name) = header.backing_file_name() else {
-            return Ok((level, None));
+            return Ok(None);
         };
         let format = match &header.extensions.backing_format {
             Some(name) => Some(
                 ImageFormat::of_name(name).ok_or_else(|| ChainError::Format {
-                    path: path.clone(),
+                    path: path.into(),
                     format: name.to_string(),
                 })?,
             ),
@@ -143,14 +197,14 @@ impl Opening<'_> {
                 MissingFormat::Probe => None,
                 MissingFormat::Refuse => {
                     return Err(ChainError::NoFormat {
-                        path: path.clone(),
+                        path: path.into(),
                         name: name.to_string(),
                     });
                 }
             },
         };
         let place = resolve(path, "backing file", name.as_os_str(), self.options).await?;
-        Ok((level, Some((place, format))))
+        Ok(Some((place, format)))
     }
 
     async fn open_data_file(
@@ -210,15 +264,28 @@ impl Opening<'_> {
         child.map_err(|error| ChainError::node(&place.path, error))
     }
 
-    /// Step 2.
-    async fn build(&self, lowest: Level, mut above: Vec<Level>) -> Result<BlockNode, ChainError> {
-        let mut node = self.build_level(lowest, None, above.is_empty()).await?;
+    /// Step 2. `has_top`: the first of them is the caller's own image.
+    async fn build(
+        &self,
+        lowest: Level,
+        mut above: Vec<Level>,
+        has_top: bool,
+    ) -> Result<BlockNode, ChainError> {
+        let is_top = has_top && above.is_empty();
+        let mut node = self.build_level(lowest, None, is_top).await?;
         while let Some(level) = above.pop() {
-            node = self
-                .build_level(level, Some(node), above.is_empty())
-                .await?;
+            let is_top = has_top && above.is_empty();
+            node = self.build_level(level, Some(node), is_top).await?;
         }
         Ok(node)
+    }
+
+    /// What an image needs of its backing file.
+    fn shared(&self) -> Permissions {
+        match self.options.force_share {
+            true => Permissions::force_share(),
+            false => Permissions::reader(),
+        }
     }
 
     async fn build_level(
@@ -251,11 +318,7 @@ impl Opening<'_> {
             ImageFormat::Qcow2 => {
                 let backing = match below {
                     Some(node) => {
-                        let shared = match options.force_share {
-                            true => Permissions::force_share(),
-                            false => Permissions::reader(),
-                        };
-                        let child = node.attach("backing", shared);
+                        let child = node.attach("backing", self.shared());
                         BackingFile::Open(child.map_err(node_error)?)
                     }
                     None => BackingFile::Deny, // none is named

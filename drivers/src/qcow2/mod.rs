@@ -110,7 +110,8 @@ mod write;
 mod zero;
 
 pub use chain::{
-    ChainError, ChainOptions, ImageFormat, MAX_CHAIN, MissingFormat, NamedFile, Permit, open_image,
+    ChainError, ChainOptions, ImageFormat, MAX_CHAIN, MissingFormat, NamedFile, Permit,
+    open_backing, open_image,
 };
 pub use check::{CheckReport, Finding, MAX_FINDINGS, RepairLevel, check, repair};
 pub use compressor::Qcow2Compressor;

@@ -212,6 +212,11 @@ fn backing(header: &Header, wanted: BackingFile) -> Result<Backing, Qcow2Error> 
         BackingFile::Open(child) => Ok(Backing::Open(ImageFile::new(child))),
         BackingFile::Ignore => Ok(Backing::NotOpened {
             path: name.to_string(),
+            why: None,
+        }),
+        BackingFile::Missing { why } => Ok(Backing::NotOpened {
+            path: name.to_string(),
+            why: Some(why),
         }),
         BackingFile::Deny => Err(Qcow2Error::Denied {
             what: "backing file",

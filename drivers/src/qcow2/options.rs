@@ -30,9 +30,14 @@ pub enum BackingFile {
     Deny,
     /// This child is it, whatever the name says.
     Open(BlockChild),
-    /// It is not opened. Whatever would show through is an error when it is read, or copied by a write. Enough for snapshots and their
-    /// states, and for a check.
+    /// It is not opened. Whatever would show through is an error when it is read, or copied by a write. Enough for a check, for snapshots, and
+    /// for states without gaps (those that this crate saves in an image with a backing file have none).
     Ignore,
+    /// The same, where it was to be opened and could not be.
+    Missing {
+        /// Why, for the errors.
+        why: String,
+    },
 }
 
 pub(super) const L2_CACHE: u64 = 2 << 20;

@@ -38,7 +38,8 @@ pub(crate) enum Command {
     Save(SaveArgs),
     /// Write the state in FILE, or in a snapshot of a qcow2 image, to stdout.
     ///
-    /// The image is only read: nothing is applied. A file that becomes shorter or longer meanwhile is an error (with -U only if it becomes
+    /// The image is only read: nothing is applied. What was never written of a state in a snapshot reads as QEMU reads it: it shows the image's
+    /// backing file, if that is long enough. If the backing file cannot be opened, only such a state is an error. A file that becomes shorter or longer meanwhile is an error (with -U only if it becomes
     /// shorter). A closed stdout is an error. QEMU: -incoming "exec:vmstate load FILE".
     Load(LoadArgs),
     /// List the snapshots of a qcow2 image.
@@ -185,6 +186,9 @@ pub(crate) struct LoadArgs {
     /// Read even while another process writes FILE (qemu-img's -U).
     #[arg(long, short = 'U')]
     pub(crate) force_share: bool,
+    /// With --name: open the image's backing file in whatever folder it is. Without this it must be in the image's folder.
+    #[arg(long)]
+    pub(crate) any_backing_file: bool,
     #[command(flatten)]
     pub(crate) engine: Engine,
     #[command(flatten)]

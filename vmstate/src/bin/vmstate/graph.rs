@@ -5,8 +5,8 @@ use crate::counting::{Counting, Counts};
 use crate::failure::Failure;
 use crate::magic;
 use block_core::{BlockChild, BlockNode, CacheMode, Cause, NodeBuilder, Permissions};
-use block_drivers::qcow2::{self, BackingFile, ImageInfo, Qcow2Driver, Qcow2Error};
-use block_drivers::qcow2::{Qcow2Options, Table};
+use block_drivers::qcow2::{self, BackingFile, ChainError, ChainOptions, ImageInfo, Permit};
+use block_drivers::qcow2::{Qcow2Driver, Qcow2Error, Qcow2Options, Table};
 use block_drivers::{Create, DirectIo, FileDriver, FileOptions, OpenError, VmstateFileDriver};
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -242,8 +242,8 @@ impl Graph {
         })
     }
 
-    /// A qcow2 image. What the image names is not opened: a backing file is not needed for snapshots and states, and an image with an
-    /// external data file has none.
+    /// A qcow2 image. What the image names is not opened: a backing file is not needed to make, apply and delete snapshots, and an image with
+    /// an external data file has none.
     pub(crate) async fn open_image(
         cx: &Cx,
         path: &Path,
@@ -269,16 +269,58 @@ impl Graph {
         {
             may(&info)?;
         }
+        Self::open_driver(cx, file, BackingFile::Ignore).await
+    }
+
+    /// A qcow2 image whose states are to be read. What nobody wrote of a state shows the backing file, as in QEMU; so that is opened if
+    /// possible. If it is not, only reading that is an error. `anywhere`: it may lie in another folder than the image.
+    pub(crate) async fn open_image_to_load(
+        cx: &Cx,
+        path: &Path,
+        direct: bool,
+        purpose: Purpose,
+        anywhere: bool,
+    ) -> Result<Self, Failure> {
+        let file = HostFile::open(cx, path, path, direct, purpose).await?;
+        let options = ChainOptions {
+            permit: match anywhere {
+                true => Permit::Anything,
+                false => Permit::SameFolder,
+            },
+            cache: file.cache,
+            force_share: purpose == Purpose::ReadShared,
+            ..ChainOptions::reader(cx.workers.clone())
+        };
+        let image = file.attach("look")?;
+        let backing = match qcow2::open_backing(&cx.handle, path, &image, options).await {
+            Ok(Some(child)) => BackingFile::Open(child),
+            Ok(None) => BackingFile::Ignore, // none is named
+            Err(ChainError::Image {
+                error: Qcow2Error::Denied { .. },
+                ..
+            }) => BackingFile::Missing {
+                why: "it is in another folder, and --any-backing-file was not given".to_owned(),
+            },
+            Err(error) => BackingFile::Missing {
+                why: error.to_string(),
+            },
+        };
+        drop(image);
+        Self::open_driver(cx, file, backing).await
+    }
+
+    async fn open_driver(cx: &Cx, file: HostFile, backing: BackingFile) -> Result<Self, Failure> {
+        let (purpose, shown) = (file.purpose, file.shown.clone());
         let options = Qcow2Options {
             read_only: purpose.is_read_only(),
-            backing: BackingFile::Ignore,
+            backing,
             workers: Some(cx.workers.clone()),
             ..Qcow2Options::default()
         };
         let driver = match Qcow2Driver::open(file.attach("qcow2")?, options).await {
             Ok(driver) => driver,
             Err(error) => {
-                let failure = image_failure(cx, path, shown, &error).await;
+                let failure = image_failure(cx, &file.path, &shown, &error).await;
                 return Err(match (&error, purpose) {
                     // It may have begun to repair an image that was not closed.
                     (Qcow2Error::Io { .. }, Purpose::Change) => failure.leaving(AS_IT_WAS),

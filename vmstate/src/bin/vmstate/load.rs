@@ -68,7 +68,8 @@ async fn open(cx: &Cx, args: &LoadArgs) -> Result<Open, Failure> {
             source,
         });
     };
-    let graph = Graph::open_image(cx, file, file, engine.direct, purpose).await?;
+    let anywhere = args.any_backing_file;
+    let graph = Graph::open_image_to_load(cx, file, engine.direct, purpose, anywhere).await?;
     let view = graph.state.snapshot_load_tmp(name).await.map_err(failed)?;
     if view.vmstate_length().await.map_err(failed)? == Some(0) {
         let why = format!("the snapshot {name:?} holds a disk only, no state");
