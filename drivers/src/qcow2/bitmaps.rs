@@ -34,6 +34,8 @@ pub(super) struct Bitmaps {
     valid: Cell<bool>,
     /// The directory lies where another table is: it must not be written to.
     misplaced: Cell<bool>,
+    /// The image on disk no longer says that it has bitmaps, although the header that was read does. Set once.
+    disowned: Cell<bool>,
     /// Held while they are marked.
     turn: CoMutex<()>,
 }
@@ -87,6 +89,7 @@ impl Image {
     /// Refuses to replace the whole disk under bitmaps that are to tell what changes (QEMU's `bdrv_snapshot_goto`).
     pub(super) fn check_no_bitmaps(&self) -> Result<(), Qcow2Error> {
         match self.header.extensions.bitmaps {
+            Some(_) if self.bitmaps.disowned.get() => Ok(()),
             Some(place) => Err(Qcow2Error::ActiveBitmaps {
                 bitmaps: place.bitmaps,
             }),
@@ -132,6 +135,8 @@ impl Image {
     async fn disown(&self) -> Result<()> {
         let kept = self.header.autoclear & autoclear::KNOWN & !autoclear::BITMAPS;
         self.file.write(AUTOCLEAR_AT, &kept.to_be_bytes()).await?;
-        self.file.flush().await
+        self.file.flush().await?;
+        self.bitmaps.disowned.set(true);
+        Ok(())
     }
 }

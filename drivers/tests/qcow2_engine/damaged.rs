@@ -1,7 +1,7 @@
 //! Images whose tables contradict each other: what is written to them does not destroy more.
 
 use crate::support::*;
-use block_core::DiskOffset;
+use block_core::{DiskOffset, NewSnapshot};
 
 const CLUSTER: u64 = 4096;
 const OPTIONS: &str = "size=1M,cluster_size=4096";
@@ -109,6 +109,36 @@ fn a_bitmap_table_longer_than_any_is_not_read() {
         let longest = control.records().iter().map(|record| record.len).max();
         assert!(longest <= Some(1 << 20), "{longest:?} bytes at once");
         assert_eq!(be64(&control.contents(), 88), 0, "the bitmaps are disowned");
+    });
+}
+
+#[test]
+fn a_snapshot_is_gone_to_as_soon_as_the_bitmaps_are_disowned() {
+    run(async |context| {
+        let (node, control) = open(context, &written(context).await).await;
+        let new = NewSnapshot::new("a");
+        node.snapshot_create(new).await.expect("made");
+        node.close().await.expect("closed");
+        let mut image = control.contents();
+        let end = image.len() as u64;
+        // The table of the bitmap is longer than any can be.
+        with_bitmap(&mut image, end, end + CLUSTER, 4 << 20);
+        image.resize((end + 2 * CLUSTER) as usize, 0);
+        let (node, control) = open(context, &image).await;
+        let refused = node
+            .snapshot_goto("a")
+            .await
+            .expect_err("there are bitmaps");
+        assert!(refused.to_string().contains("bitmaps"), "{refused}");
+        assert!(
+            control.contents() == image,
+            "a refused goto changes nothing"
+        );
+        write(&node, 0, &[2; 512]).await.expect("written");
+        assert_eq!(be64(&control.contents(), 88), 0, "the bitmaps are disowned");
+        node.snapshot_goto("a").await.expect("gone to");
+        assert_eq!(read(&node, 0, 4096).await, [1; 4096]);
+        node.close().await.expect("closed");
     });
 }
 
