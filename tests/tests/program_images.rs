@@ -43,6 +43,11 @@ fn main() -> ExitCode {
             &[IMG, IO],
             gaps,
         ),
+        tools::trial(
+            "of_two_snapshots_of_a_name_the_first_is_deleted_as_by_qemu_img",
+            &[IMG, IO],
+            twins,
+        ),
     ])
 }
 
@@ -471,4 +476,32 @@ fn gaps() {
         same_bytes(&read, &state[..read.len()], &over);
         check_is_clean(Path::new(&file("j")), &over);
     }
+}
+
+fn twins() {
+    let folder = disk_folder();
+    let file = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    qemu_img(&["create", "-q", "-f", "qcow2", &file("theirs"), "1M"]);
+    for byte in 1..4 {
+        let write = format!("write -P {byte} 0 64k");
+        qemu_io(Path::new(&file("theirs")), &[write]);
+        qemu_img(&["snapshot", "-c", "a", &file("theirs")]);
+    }
+    fs::copy(file("theirs"), file("ours")).expect("a copy");
+    for left in [2, 1, 0] {
+        qemu_img(&["snapshot", "-d", "a", &file("theirs")]);
+        vmstate_says(folder.path(), &["delete", "ours", "a"]);
+        assert_eq!(snapshots(Path::new(&file("ours"))).len(), left);
+        for (snapshot, byte) in ["2", "3"][2 - left..].iter().zip(4 - left..) {
+            for image in ["ours", "theirs"] {
+                let copy = file("copy");
+                fs::copy(file(image), &copy).expect("a copy");
+                qemu_img(&["snapshot", "-a", snapshot, &copy]);
+                qemu_io(Path::new(&copy), &[format!("read -P {byte} 0 64k")]);
+            }
+        }
+        check_is_clean(Path::new(&file("ours")), "after a delete");
+    }
+    let none = try_vmstate(folder.path(), &["delete", "ours", "a"]);
+    assert!(!none.status.success());
 }

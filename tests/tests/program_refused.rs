@@ -1,11 +1,14 @@
 //! What a refused command leaves of an image: every byte. And persistent bitmaps, which tell the truth or say that they do not.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, Output, Stdio};
 
-use block_core::{CacheMode, DiskOffset, Preallocation, Truncate, WriteFlags, ZeroFlags};
+use block_core::{BlockError, BlockNode, CacheMode, DiskOffset, IoVector, NewSnapshot};
+use block_core::{Preallocation, Truncate, VmstateOffset, WriteFlags, ZeroFlags};
+use futures::future::LocalBoxFuture;
 use serde_json::Value;
 use tests::files::disk_folder;
 use tests::images::Images;
@@ -21,6 +24,11 @@ fn main() -> ExitCode {
             "a_refused_command_leaves_every_byte_of_any_kind_of_image",
             &[IMG],
             refused,
+        ),
+        tools::trial(
+            "a_refused_call_leaves_every_byte_of_any_kind_of_image",
+            &[IMG],
+            calls,
         ),
         tools::trial(
             "snapshots_and_states_leave_the_bitmaps_valid",
@@ -43,7 +51,7 @@ fn main() -> ExitCode {
 /// A kind of image, and what makes one called `i` in a folder.
 type Kind = (&'static str, fn(&Path));
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 11] = [
     ("version 2", |at| make(at, "compat=0.10")),
     ("version 3", |at| make(at, "compat=1.1")),
     ("extended L2 entries", |at| make(at, "extended_l2=on")),
@@ -70,7 +78,43 @@ const KINDS: [Kind; 8] = [
         bytes[88] |= 0x80;
         fs::write(at.join("i"), bytes).expect("written");
     }),
+    (DIRTY, |at| {
+        make(at, "lazy_refcounts=on");
+        make_dirty(at);
+    }),
+    ("dirty, with bitmaps", |at| {
+        make(at, "lazy_refcounts=on");
+        img(at, &["bitmap", "--add", "i", "b0"]);
+        make_dirty(at);
+    }),
+    (DATA_FILE, |at| {
+        let data = format!("data_file={}", text(&at.join("d")));
+        let args = ["create", "-q", "-f", "qcow2", "-o", &data, "i", "8M"];
+        img(at, &args);
+    }),
 ];
+
+/// Not closed by its last user: whoever opens it for writing repairs it first.
+const DIRTY: &str = "dirty";
+const DATA_FILE: &str = "an external data file";
+
+fn make_dirty(folder: &Path) {
+    let path = folder.join("i");
+    let mut bytes = fs::read(&path).expect("readable");
+    assert_eq!(bytes[87] & 1, 1, "lazy refcounts");
+    bytes[79] |= 1;
+    // A cluster that nothing uses is counted as used: a repair would change it.
+    let block = at_offset(&bytes, at_offset(&bytes, 48));
+    let next = block as usize + 2 * bytes.len().div_ceil(1 << 16);
+    bytes[next + 1] = 1;
+    fs::write(&path, bytes).expect("written");
+}
+
+/// The offset at a place of an image.
+fn at_offset(image: &[u8], place: u64) -> u64 {
+    let place = place as usize;
+    u64::from_be_bytes(image[place..place + 8].try_into().expect("8 bytes"))
+}
 
 /// Each command, and a word of the reason why it is refused.
 const REFUSED: [(&[&str], &str); 8] = [
@@ -95,19 +139,169 @@ const REFUSED: [(&[&str], &str); 8] = [
     (&["check", "i", "--repair", "some"], "some"),
 ];
 
+/// What only some kinds refuse.
+const ALSO_REFUSED: [(&str, &[&str], &str); 2] = [
+    ("bitmaps", &["apply", "i", "a"], "bitmap"),
+    (DATA_FILE, &["save", "i", "--name", "b"], "external"),
+];
+
 fn refused() {
     for (kind, make) in KINDS {
         let folder = disk_folder();
         make(folder.path());
-        let before = fs::read(folder.path().join("i")).expect("readable");
-        for (args, reason) in REFUSED {
+        let before = files(folder.path());
+        let also = ALSO_REFUSED.iter().filter(|also| kind.contains(also.0));
+        let also = also.map(|(_, args, reason)| (*args, *reason));
+        for (args, reason) in REFUSED.into_iter().chain(also) {
+            // It can have no snapshots, whatever is asked of them.
+            let reason = match args {
+                ["delete" | "apply" | "load", ..] | ["save", _, "--name", _]
+                    if kind == DATA_FILE =>
+                {
+                    "external"
+                }
+                _ => reason,
+            };
             let output = run(folder.path(), args, b"state");
             let line = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(!output.status.success(), "{kind}: {args:?}: {line}");
             assert!(line.contains(reason), "{kind}: {args:?}: {line}");
-            let after = fs::read(folder.path().join("i")).expect("readable");
+            let after = files(folder.path());
             assert!(after == before, "{kind}: {args:?} changed the image");
         }
+        if kind.contains(DIRTY) {
+            continue; // whether a stream is empty is known when the image is open, and so repaired
+        }
+        let output = run(folder.path(), &["save", "i", "--name", "new"], b"");
+        assert!(!output.status.success(), "{kind}: an empty stream");
+        let after = files(folder.path());
+        assert!(after == before, "{kind}: an empty stream changed the image");
+    }
+}
+
+/// Names and bytes of the files in a folder, but for what is piped into the program.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let names = paths.map(|path| (text(&path), path));
+    let images = names.filter(|(name, _)| !name.ends_with("/stream"));
+    images
+        .map(|(name, path)| (name, fs::read(path).expect("readable")))
+        .collect()
+}
+
+type Call = (
+    &'static str,
+    fn(&BlockNode) -> LocalBoxFuture<'_, Result<(), BlockError>>,
+);
+
+/// Calls that no image of 8 MiB with a snapshot `a` allows.
+const REFUSED_CALLS: [Call; 14] = [
+    ("a length of part of a sector", |node| {
+        Box::pin(node.truncate(to(513)))
+    }),
+    ("a length beyond any", |node| {
+        Box::pin(node.truncate(to(1 << 62)))
+    }),
+    ("a shorter disk with space allocated", |node| {
+        let to = Truncate {
+            preallocation: Preallocation::Full,
+            ..to(1 << 20)
+        };
+        Box::pin(node.truncate(to))
+    }),
+    ("a write across the end", |node| {
+        let written = node.pwrite(DiskOffset(END - 100), &[1; 512], WriteFlags::default());
+        Box::pin(written)
+    }),
+    ("zeroes across the end", |node| {
+        Box::pin(node.pwrite_zeroes(DiskOffset(END - 512), 1024, ZeroFlags::default()))
+    }),
+    ("zeroes past the end", |node| {
+        Box::pin(node.pwrite_zeroes(DiskOffset(END + 65536), 65536, ZeroFlags::default()))
+    }),
+    ("a discard past the end", |node| {
+        Box::pin(node.pdiscard(DiskOffset(END), 65536))
+    }),
+    ("a snapshot whose name is taken", |node| {
+        let made = node.snapshot_create(NewSnapshot::new("a"));
+        Box::pin(async { made.await.map(drop) })
+    }),
+    ("a snapshot with too long a name", |node| {
+        let made = node.snapshot_create(NewSnapshot::new("n".repeat(70_000)));
+        Box::pin(async { made.await.map(drop) })
+    }),
+    ("to a snapshot that is not there", |node| {
+        Box::pin(node.snapshot_goto("nosuch"))
+    }),
+    ("the end of a snapshot that is not there", |node| {
+        Box::pin(node.snapshot_delete("nosuch"))
+    }),
+    ("a look at a snapshot that is not there", |node| {
+        let view = node.snapshot_load_tmp("nosuch");
+        Box::pin(async { view.await.map(drop) })
+    }),
+    ("a state beyond any offset", |node| {
+        let bytes = IoVector::copy_of(&[1; 100], 512).expect("memory");
+        Box::pin(node.save_vmstate_unbuffered(VmstateOffset(1 << 62), bytes))
+    }),
+    ("a state longer than any", |node| {
+        Box::pin(node.finish_vmstate(1 << 62))
+    }),
+];
+const END: u64 = 8 << 20;
+
+fn calls() {
+    let images = Images::new();
+    for (kind, make) in KINDS {
+        if kind.contains(DIRTY) {
+            continue; // opened for writing, it is repaired
+        }
+        let folder = disk_folder();
+        make(folder.path());
+        let path = folder.path().join("i");
+        let before = files(folder.path());
+        let refused = |what: &str, result: Result<(), BlockError>| {
+            assert!(result.is_err(), "{kind}: {what}");
+            let after = files(folder.path());
+            assert!(after == before, "{kind}: {what} changed the image");
+        };
+        for (what, call) in REFUSED_CALLS {
+            let result = images.run(async {
+                let node = images.open(&path, CacheMode::Writeback).await;
+                let result = call(&node).await;
+                node.close().await.expect("closed");
+                result
+            });
+            refused(what, result);
+        }
+        // In one image that is open all the time, and what only some kinds refuse.
+        let result = images.run(async {
+            let node = images.open(&path, CacheMode::Writeback).await;
+            for (what, call) in REFUSED_CALLS {
+                assert!(call(&node).await.is_err(), "{kind}: {what} once more");
+            }
+            if kind.contains("bitmaps") {
+                let applied = node.snapshot_goto("a").await;
+                assert!(applied.is_err(), "{kind}: bitmaps");
+            }
+            if kind == "version 2" {
+                let longer = node.truncate(to(2 * END)).await;
+                assert!(longer.is_err(), "{kind}: a longer disk");
+            }
+            let deleted = match kind {
+                DATA_FILE => node.snapshot_delete("a").await,
+                _ => {
+                    let view = node.snapshot_load_tmp("a").await.expect("a view");
+                    let deleted = node.snapshot_delete("a").await;
+                    view.close().await.expect("closed");
+                    deleted
+                }
+            };
+            node.close().await.expect("closed");
+            deleted
+        });
+        refused("the end of a snapshot that is being read", result);
     }
 }
 

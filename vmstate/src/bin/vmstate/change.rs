@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::graph::{AS_IT_WAS, Graph, LEAKS, Purpose, left};
 use crate::human;
 use crate::say;
-use block_core::{BlockNode, Cause, Errno, Result, SnapshotInfo};
-use block_drivers::qcow2::ImageInfo;
+use block_core::{BlockError, BlockNode, Cause, Op, Result, SnapshotInfo};
+use block_drivers::qcow2::{ImageInfo, Qcow2Error};
 use serde_json::json;
 use std::num::NonZeroUsize;
 
@@ -14,30 +14,38 @@ use std::num::NonZeroUsize;
 const THREADS: NonZeroUsize = NonZeroUsize::new(4).expect("not 0");
 
 pub(crate) fn apply(args: &ChangeArgs) -> std::result::Result<(), Failure> {
-    change(args, ("apply", "applied"), async |image, name| {
-        image.snapshot_goto(name).await
-    })
+    change(
+        args,
+        ("apply", "applied"),
+        no_bitmaps,
+        async |image, name| image.snapshot_goto(name).await,
+    )
 }
 
 pub(crate) fn delete(args: &ChangeArgs) -> std::result::Result<(), Failure> {
-    change(args, ("delete", "deleted"), async |image, name| {
+    let always = |_: &ImageInfo| Ok(());
+    change(args, ("delete", "deleted"), always, async |image, name| {
         image.snapshot_delete(name).await
     })
 }
 
-/// `act` on the image. Not stopped by a signal: it is over soon, and half of it is not wanted.
+/// `act` on the image. Not stopped by a signal: it is over soon, and half of it is not wanted. `may` refuses what `act` would refuse, of an
+/// image that opening it would repair.
 fn change(
     args: &ChangeArgs,
     (operation, verb): (&'static str, &'static str),
+    may: impl Fn(&ImageInfo) -> std::result::Result<(), Cause>,
     act: impl AsyncFnOnce(&BlockNode, &str) -> Result<()>,
 ) -> std::result::Result<(), Failure> {
     let (path, shown) = (&args.file, args.file.display().to_string());
     let is_done = format!("the snapshot is {verb}");
     Cx::run(THREADS, async |cx| {
         let there = |info: &ImageInfo| {
-            let found = has_snapshot(info, &args.name);
-            found
-                .map_err(|cause| Failure::new(&shown, operation, &cause).with_errno(Errno::NOENT.0))
+            let found = has_snapshot(info, &args.name).and_then(|()| may(info));
+            found.map_err(|cause| {
+                let errno = BlockError::new(Op::Open, 0, 0, cause.clone()).errno();
+                Failure::new(&shown, operation, &cause).with_errno(errno.0)
+            })
         };
         let graph = Graph::open_image_if(cx, path, path, false, Purpose::Change, there)
             .await
@@ -67,6 +75,14 @@ fn change(
     }
     let line = format!("{verb} {}: snapshot {:?}", human::line(&shown), args.name);
     say::done_on_stdout(line, is_done)
+}
+
+/// The disk cannot be replaced under persistent bitmaps.
+fn no_bitmaps(info: &ImageInfo) -> std::result::Result<(), Cause> {
+    match info.bitmaps {
+        0 => Ok(()),
+        bitmaps => Err(Qcow2Error::ActiveBitmaps { bitmaps }.into()),
+    }
 }
 
 /// Asked before the image is opened for writing, which may repair it: a command that is refused changes nothing.
