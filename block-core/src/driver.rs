@@ -221,7 +221,8 @@ pub trait BlockDriver: 'static {
         ))
     }
 
-    /// Reads from the vmstate area; QEMU's `bdrv_co_load_vmstate`. Bytes never written read as zeroes.
+    /// Reads from the vmstate area; QEMU's `bdrv_co_load_vmstate`. Bytes of a state that is being saved read as zeroes until they are written.
+    /// What else was never written may show a backing file, as in QEMU.
     async fn load_vmstate(&self, at: VmstateOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
         let len = dst.len();
         (

@@ -45,7 +45,8 @@ impl BlockNode {
         result.map_err(|cause| BlockError::new(Op::SaveVmstate, at.0, len, cause))
     }
 
-    /// Reads from the vmstate area with one driver call (`bdrv_co_load_vmstate`); bytes never written read as zeroes.
+    /// Reads from the vmstate area with one driver call (`bdrv_co_load_vmstate`). Bytes never written are zeroes, but see
+    /// [`BlockDriver::load_vmstate`](crate::BlockDriver::load_vmstate).
     ///
     /// Else as [`BlockNode::save_vmstate_unbuffered`] and [`BlockNode::preadv`]: the memory comes back with the result.
     pub async fn load_vmstate_unbuffered(

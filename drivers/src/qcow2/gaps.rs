@@ -1,4 +1,4 @@
-//! Gaps of a state that is being saved: what nobody wrote reads as zeroes, in an image with a backing file too.
+//! Gaps of a state that is being saved: what was never written reads as zeroes, in an image with a backing file too.
 //!
 //! QEMU reads the vmstate area as it reads the disk: an unallocated cluster shows the backing file at the same offset, as far as that is long
 //! enough (`qcow2_load_vmstate`). So in such an image a gap is written down before a snapshot records the state:

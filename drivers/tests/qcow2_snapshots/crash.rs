@@ -18,7 +18,7 @@ struct Seen {
 }
 
 /// What a crash may leave of what a check reports. Of many findings the report has the first ones.
-fn is_harmless(report: &CheckReport) -> bool {
+pub(crate) fn is_harmless(report: &CheckReport) -> bool {
     let harmless =
         |finding: &Finding| matches!(finding, Finding::Leaked { .. } | Finding::Copied { .. });
     report.check_errors == 0 && report.findings.iter().all(harmless)

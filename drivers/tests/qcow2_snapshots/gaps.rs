@@ -1,8 +1,11 @@
 //! Gaps of a state in an image with a backing file: QEMU reads the backing file where nothing is allocated, in the vmstate area too.
 
-use crate::support::{Bench, Image, cause, pattern, snapshot_bytes, state};
+use crate::crash::is_harmless;
+use crate::moments::crashed;
+use crate::support::{Bench, Image, Random, cause, pattern, snapshot_bytes, state};
 use block_core::{Errno, Op};
 use block_drivers::qcow2::{BackingFile, Qcow2Options};
+use std::rc::Rc;
 
 const MIB: u64 = 1 << 20;
 /// Bytes of the states, which end inside a cluster.
@@ -322,4 +325,74 @@ fn a_state_whose_gaps_cannot_be_filled_is_not_complete() {
             assert!(faults > 0, "{}", kind.pairs);
         }
     });
+}
+
+/// The free clusters of the file are full of an older state, and some of them are given to the gaps of version 2.
+#[test]
+fn a_crash_while_gaps_are_filled_leaves_no_snapshot_or_one_whose_gaps_are_zeroes() {
+    let bench = Bench::new();
+    let (mut crashes, mut recorded) = (0, 0);
+    for kind in KINDS {
+        let below = kind.bases()[0].clone();
+        for seed in 1..=6 {
+            let mut random = Random::new(seed);
+            let image = bench.run(async {
+                let bytes = bench.create(&kind.overlay()).await;
+                let image = open_over(&bench, &bytes, &below).await;
+                image.save_state(&base(LEN)).await.expect("saved");
+                image.node.discard_vmstate().await.expect("dropped");
+                image.control.track_crashes();
+                Rc::new(image)
+            });
+            image.control.hold_all();
+            let task = bench.handle().spawn({
+                let image = image.clone();
+                async move {
+                    let model = save_with_gaps(&image).await;
+                    image.node.finish_vmstate(LEN as u64).await.expect("length");
+                    image.snapshot("a").await.expect("made");
+                    model
+                }
+            });
+            let mut disks = Vec::new();
+            loop {
+                bench.go_on();
+                if random.below(2) == 0 {
+                    disks.push(crashed(&image, &mut random));
+                }
+                let held = image.control.held();
+                let pick = random.below(held.len() as u64) as usize;
+                match held.get(pick) {
+                    Some(picked) => image.control.release(picked.id),
+                    None => break,
+                };
+            }
+            image.control.stop_holding();
+            disks.push(image.control.contents_after_crash(|_| false));
+            let model = bench.run(task).expect("done");
+            for disk in disks {
+                let there = bench.run(async {
+                    let report = bench.check(&disk).await;
+                    assert!(is_harmless(&report), "{}: {report:?}", kind.pairs);
+                    let image = open_over(&bench, &disk, &below).await;
+                    let names = image.names().await;
+                    if !names.is_empty() {
+                        let (_, kept) = snapshot_bytes(&image.node, "a").await.expect("read");
+                        assert!(
+                            names == ["a"] && kept == model,
+                            "{}, seed {seed}",
+                            kind.pairs
+                        );
+                    }
+                    !names.is_empty()
+                });
+                crashes += 1;
+                recorded += u32::from(there);
+            }
+        }
+    }
+    assert!(
+        crashes - recorded > 100 && recorded > 40,
+        "{crashes}, {recorded}"
+    );
 }

@@ -92,7 +92,7 @@ pub(crate) fn moments(
 }
 
 /// The disk as a crash may leave it: of each write that was not flushed all, nothing, or some sectors.
-fn crashed(image: &Image, random: &mut Random) -> Vec<u8> {
+pub(crate) fn crashed(image: &Image, random: &mut Random) -> Vec<u8> {
     let style = random.below(4);
     image.control.contents_after_crash(|record| match style {
         0 => Keep::Nothing,

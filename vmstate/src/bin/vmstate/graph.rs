@@ -272,8 +272,8 @@ impl Graph {
         Self::open_driver(cx, file, BackingFile::Ignore).await
     }
 
-    /// A qcow2 image whose states are to be read. What nobody wrote of a state shows the backing file, as in QEMU; so that is opened if
-    /// possible. If it is not, only reading that is an error. `anywhere`: it may lie in another folder than the image.
+    /// A qcow2 image whose states are to be read. What was never written of a state shows the backing file, as in QEMU, so the
+    /// backing file is opened. Where that fails, only a read that needs it is an error. `anywhere`: it may lie in another folder than the image.
     pub(crate) async fn open_image_to_load(
         cx: &Cx,
         path: &Path,
