@@ -159,10 +159,12 @@ impl NodeExtension for Extension {
         self.area.epoch.set(self.area.epoch.get() + 1);
         let load = self.load.borrow_mut().take();
         drop(load);
+        let Some(save) = self.active() else {
+            return;
+        };
+        save.area_was_replaced();
         // What the driver had of it is gone: the rest alone would be no state.
-        if let Some(save) = self.active()
-            && save.progress.submitted() > 0
-        {
+        if save.progress.submitted() > 0 {
             let text = "the state in the area was replaced or discarded under the save";
             save.fail(save.error_here(Cause::Driver(text.into())));
         }

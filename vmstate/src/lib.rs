@@ -1,7 +1,7 @@
 //! Buffered vmstate save and read-ahead load, after QEMU's savevm.
 //!
 //! 1. A save copies the machine's bytes into buffers of 1 MiB. Positions are free: interleaved streams fill a buffer each, later bytes
-//!    win over earlier ones, gaps are not written.
+//!    win over earlier ones. Gaps are not written, except short ones in a fresh area ([`SaveOptions::fresh`]).
 //! 2. Each full buffer becomes a task of an [`AioTaskPool`](aio_task::AioTaskPool): at most `workers` are in flight, and the caller waits
 //!    only when all are.
 //! 3. [`VmstateSave::finalize`] writes what is left, waits for all, and returns the first error of the save, if any.
@@ -44,7 +44,8 @@ pub use calls::{
 pub use io::{VmstateReader, VmstateWriter};
 pub use load::VmstateLoad;
 pub use options::{
-    DEFAULT_BUFFER_SIZE, DEFAULT_CURSORS, DEFAULT_WORKERS, LoadOptions, SaveOptions,
+    DEFAULT_BUFFER_SIZE, DEFAULT_CURSORS, DEFAULT_GAP_THRESHOLD, DEFAULT_WORKERS, LoadOptions,
+    SaveOptions,
 };
 pub use progress::{CancelHandle, Progress};
 pub use save::VmstateSave;

@@ -70,6 +70,17 @@ impl Ranges {
         self.0.iter().cloned()
     }
 
+    /// Joins neighbours where `fill` returns true for the gap between them; it is called once for each gap, in order.
+    pub(crate) fn join(&mut self, mut fill: impl FnMut(Range<u32>) -> bool) {
+        self.0.dedup_by(|next, last| {
+            let joined = fill(last.end..next.start);
+            if joined {
+                last.end = next.end;
+            }
+            joined
+        });
+    }
+
     /// How many ranges there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
@@ -84,6 +95,23 @@ impl Ranges {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbours_are_joined_over_the_gaps_that_are_filled() {
+        let mut ranges = Ranges::default();
+        for range in [0..1, 3..5, 9..10, 11..12, 20..30] {
+            ranges.insert(range);
+        }
+        let mut asked = Vec::new();
+        ranges.join(|gap| {
+            let short = gap.len() < 4;
+            asked.push(gap);
+            short
+        });
+        assert_eq!(asked, [1..3, 5..9, 10..11, 12..20]);
+        assert_eq!(ranges.iter().collect::<Vec<_>>(), [0..5, 9..12, 20..30]);
+        Ranges::default().join(|_| unreachable!("there is no gap"));
+    }
 
     /// Against a plain array of booleans: thousands of random insertions, and each question asked.
     #[test]

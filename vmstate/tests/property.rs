@@ -133,6 +133,8 @@ impl Run {
             workers: workers(1 + self.random.below(4) as usize),
             buffer_size: 512 + self.random.below(4000),
             cursors: workers(1 + self.random.below(4) as usize),
+            fresh: self.model.is_empty() && self.random.below(2) == 0,
+            gap_threshold: self.random.below(3000),
         };
         let save = Rc::new(VmstateSave::begin(&self.bench.node, options).expect("begins"));
         self.cell = save.buffer_size();

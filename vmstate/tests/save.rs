@@ -11,7 +11,7 @@
 //! | the next save starts clean | `after_finalize_another_save_begins_at_once`, `two_saves_cannot_be_active_on_one_area` |
 //! | older bytes land over newer ones | `a_write_over_bytes_in_flight_lands_after_them`, `writes_anywhere_in_any_order_give_the_last_bytes` |
 //! | after a write elsewhere the stream is slow | `buffering_goes_on_after_a_write_elsewhere`, `interleaved_streams_fill_a_buffer_each`, `more_streams_than_cursors_still_arrive` |
-//! | gaps | `gaps_are_not_written` |
+//! | gaps | `gaps.rs` |
 //! | a read during a save is stale | `a_read_sees_buffered_kept_in_flight_and_stored_bytes`, `a_read_during_a_save_ends_at_the_highest_byte` |
 //! | two writers at once | `two_writers_at_once_both_arrive_whole` |
 //! | an unaligned tail is read and merged | `an_unaligned_tail_is_padded_and_not_read`, `a_partial_block_before_stored_bytes_is_merged` |
@@ -516,23 +516,6 @@ fn more_streams_than_cursors_still_arrive() {
             assert_same(found, &pattern(stream, at, 300 * 91));
         }
     }
-}
-
-#[test]
-fn gaps_are_not_written() {
-    let bench = Bench::new();
-    let save = begin(&bench, small(4));
-    write(&bench, &save, 0, &pattern(1, 0, BLOCK));
-    write(&bench, &save, 4 * BLOCK, &pattern(1, 4 * BLOCK, 2 * BLOCK));
-    write(&bench, &save, 50 * CELL, &pattern(1, 50 * CELL, BLOCK));
-    bench.run(save.finalize()).expect("good");
-    let mut writes = bench.writes();
-    writes.sort_unstable();
-    assert_eq!(
-        writes,
-        [(0, BLOCK), (4 * BLOCK, 2 * BLOCK), (50 * CELL, BLOCK)]
-    );
-    assert_eq!(bench.reads(), []);
 }
 
 #[test]

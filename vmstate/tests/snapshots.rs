@@ -271,7 +271,12 @@ fn a_cancel_waits_for_what_is_in_flight_and_drops_it() {
 #[test]
 fn after_a_cancel_no_further_driver_write_begins() {
     let bench = Bench::with_snapshots();
-    let save = begin(&bench, "x");
+    let options = SaveOptions {
+        gap_threshold: 0, // so that one buffer is two writes
+        ..small(4)
+    };
+    let begin = SnapshotSave::begin(&bench.node, NewSnapshot::new("x"), options);
+    let save = bench.run(begin).expect("begins");
     for at in [0, 2 * BLOCK] {
         let block = pattern(1, at, BLOCK);
         bench.run(save.save().write(at, &block)).expect("accepted");

@@ -3,6 +3,7 @@
 use crate::geometry::Geometry;
 use crate::ranges::Ranges;
 use block_core::IoBuf;
+use std::ops::Range;
 
 /// More ranges than this in one cell, and it is written although not full: bounds the list, and the cost of an insertion.
 const MAX_RANGES: usize = 1024;
@@ -19,6 +20,20 @@ pub(crate) struct FillingCell {
     pub(crate) buffer: Buffer,
     /// Of [`Cells::clock`], at the last write.
     used: u64,
+}
+
+impl Buffer {
+    /// Fills with zeroes each gap between two valid ranges for which `may_fill` returns true, and makes it valid.
+    pub(crate) fn fill_gaps(&mut self, may_fill: impl Fn(&Range<u32>) -> bool) {
+        let memory = &mut self.memory;
+        self.valid.join(|gap| {
+            let fill = may_fill(&gap);
+            if fill {
+                memory[gap.start as usize..gap.end as usize].fill(0);
+            }
+            fill
+        });
+    }
 }
 
 impl FillingCell {
@@ -77,6 +92,10 @@ impl Cells {
 
     pub(crate) fn get(&self, index: u64) -> Option<&FillingCell> {
         self.list.iter().find(|cell| cell.index == index)
+    }
+
+    pub(crate) fn get_mut(&mut self, index: u64) -> Option<&mut FillingCell> {
+        self.list.iter_mut().find(|cell| cell.index == index)
     }
 
     /// A new cell. There must be none of this index.

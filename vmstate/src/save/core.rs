@@ -5,6 +5,7 @@ use crate::geometry::Geometry;
 use crate::ranges::Ranges;
 use crate::save::cells::{Buffer, Cells};
 use crate::save::kept::Kept;
+use crate::save::written::Written;
 use crate::snapshot::{discard, on_its_own};
 use crate::turn::{Turn, TurnLock};
 use crate::{Progress, SaveOptions};
@@ -13,6 +14,7 @@ use aio_task::{AioHandle, AioTaskPool};
 use block_core::{AllocError, BlockError, BlockNode, Cause, IoBuf, Op, Result, VmstateOffset};
 use futures::future::{Either, select};
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 
@@ -27,6 +29,10 @@ pub(crate) struct Core {
     pub(crate) handle: AioHandle,
     pub(crate) area: Rc<Area>,
     extension: Weak<Extension>,
+    /// See [`SaveOptions::gap_threshold`].
+    pub(crate) gap_threshold: u64,
+    /// See [`SaveOptions::fresh`]. Set by begin, and when the area was emptied; cleared when its content is replaced under the save.
+    fresh: Cell<bool>,
     /// Of [`Area::saves`]. Set by begin.
     pub(crate) number: Cell<u64>,
     /// Of [`Area::replaced`]. Set by finalize: the state is in the area while the two are equal.
@@ -49,6 +55,8 @@ pub(crate) struct Core {
 pub(crate) struct State {
     pub(crate) cells: Cells,
     pub(crate) kept: Kept,
+    /// What was handed to the driver, in a fresh area.
+    pub(crate) written: Written,
     /// Buffers that nobody uses.
     spare: Vec<Buffer>,
     /// Buffers in existence: filling, in flight and spare. At most [`Core::max_buffers`].
@@ -87,6 +95,8 @@ impl Core {
             handle: node.handle().clone(),
             area: extension.area.clone(),
             extension: extension.weak(),
+            gap_threshold: options.gap_threshold,
+            fresh: Cell::new(options.fresh),
             number: Cell::new(0),
             finalized_at: Cell::new(0),
             pool: AioTaskPool::new(node.handle(), options.workers),
@@ -109,7 +119,30 @@ impl Core {
         let discard = discard(node.clone(), self.area.clone(), flight);
         on_its_own(&self.handle, discard).await.and_then(|r| r)?;
         self.stored_end.set(Some(0));
+        self.fresh.set(true);
         Ok(())
+    }
+
+    /// The area's content was replaced, and nothing is known of what it has now.
+    pub(crate) fn area_was_replaced(&self) {
+        self.fresh.set(false);
+        self.stored_end.set(None);
+        self.state.borrow_mut().kept.none_is_blank();
+    }
+
+    /// True if no reader relies on any of these bytes: the area is fresh, and this save has handed none of them to the driver.
+    pub(crate) fn is_blank(&self, written: &Written, range: &Range<u64>) -> bool {
+        self.fresh.get() && !written.overlaps(range)
+    }
+
+    /// Bytes of `range`, which lie in one cell, are about to be handed to the driver.
+    pub(crate) fn note_written(&self, range: Range<u64>) {
+        let end = &self.area.driver_end;
+        end.set(end.get().max(range.end));
+        if self.fresh.get() {
+            let written = &mut self.state.borrow_mut().written;
+            written.insert(range, self.geometry.cell);
+        }
     }
 
     /// No save has begun here since.

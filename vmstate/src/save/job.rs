@@ -5,6 +5,7 @@ use crate::ranges::Ranges;
 use crate::save::cells::{Buffer, FillingCell};
 use crate::save::core::{Core, State};
 use crate::save::kept::KeptBlock;
+use crate::save::written::Written;
 use aio_task::{NotDriven, Slot};
 use block_core::{
     AllocError, BlockError, BlockNode, Cause, IoBuf, ReadVector, Result, SharedBuf, VmstateOffset,
@@ -87,10 +88,12 @@ impl Core {
             self.give_buffer(Some(buffer));
             return Ok(Submitted::Yes);
         }
-        let block = self.geometry.block;
-        let last_run = runs.last().map_or(0, |run| u64::from(run.end));
-        let last_part = partial.last().map_or(0, |at| u64::from(*at) + block);
-        self.raise_driver_end(range.start + last_run.max(last_part));
+        let block = self.geometry.block as u32;
+        let spans = runs.iter().cloned();
+        let spans = spans.chain(partial.iter().map(|at| *at..at + block));
+        let all = spans.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+        let all = all.unwrap_or_default();
+        self.note_written(range.start + u64::from(all.start)..range.start + u64::from(all.end));
         let job = Job {
             core: self.clone(),
             node: node.clone(),
@@ -120,8 +123,8 @@ impl Core {
             .kept
             .take_dirty(&self.geometry, index);
         let driver_end = self.area.driver_end.get();
-        if let Some(last) = kept.last() {
-            self.raise_driver_end(last.at + self.geometry.block);
+        if let (Some(first), Some(last)) = (kept.first(), kept.last()) {
+            self.note_written(first.at..last.at + self.geometry.block);
         }
         let job = Job {
             core: self.clone(),
@@ -153,17 +156,19 @@ impl Core {
     fn plan(
         &self,
         state: &mut State,
-        cell: FillingCell,
+        mut cell: FillingCell,
         why: Why,
         unread_from: u64,
     ) -> Result<(Buffer, Vec<Range<u32>>, Vec<u32>), (Buffer, AllocError)> {
         let geometry = &self.geometry;
         let start = geometry.start(cell.index);
         let block = geometry.block as u32;
+        self.fill_gaps(&state.written, &mut cell);
         let mut buffer = cell.buffer;
         let mut partial = Vec::new();
         for at in partial_blocks(&buffer.valid, block) {
             let in_area = start + u64::from(at);
+            let blank = self.is_blank(&state.written, &(in_area..in_area + geometry.block));
             let keep = |buffer: &Buffer, dirty| {
                 let bytes = &buffer.memory[at as usize..(at + block) as usize];
                 let mut valid = Ranges::default();
@@ -175,6 +180,7 @@ impl Core {
                     data,
                     valid,
                     dirty,
+                    blank,
                 })
             };
             match why {
@@ -182,8 +188,8 @@ impl Core {
                     Ok(kept) => state.kept.keep(geometry, kept),
                     Err(error) => return Err((buffer, error)),
                 },
-                Why::Flush if in_area >= unread_from => {
-                    // Nothing was ever written at or behind this block: the rest of it is zeroes, and goes out with its neighbours.
+                _ if blank || (why == Why::Flush && in_area >= unread_from) => {
+                    // Nothing that counts is stored in this block: the rest of it is zeroes, and goes out with its neighbours.
                     let gaps: Vec<_> = buffer.valid.gaps(at..at + block).collect();
                     for gap in gaps {
                         buffer.memory[gap.start as usize..gap.end as usize].fill(0);
@@ -210,9 +216,14 @@ impl Core {
         self.handle.is_driven().then(|| self.pool.try_reserve())?
     }
 
-    fn raise_driver_end(&self, end: u64) {
-        let area = &self.area;
-        area.driver_end.set(area.driver_end.get().max(end));
+    /// Fills the short gaps of a cell in a fresh area with zeroes, where nothing was written before. Gaps at the cell's edges stay: they
+    /// cost no request, and may be part of a longer one.
+    pub(crate) fn fill_gaps(&self, written: &Written, cell: &mut FillingCell) {
+        let start = self.geometry.start(cell.index);
+        cell.buffer.fill_gaps(|gap| {
+            let in_area = start + u64::from(gap.start)..start + u64::from(gap.end);
+            in_area.end - in_area.start < self.gap_threshold && self.is_blank(written, &in_area)
+        });
     }
 }
 
@@ -254,7 +265,8 @@ impl Job {
                             .copy_from_slice(&bytes[part.start as usize..part.end as usize]);
                     }
                 };
-                self.merge(self.start + u64::from(at), overlay).await?;
+                self.merge(self.start + u64::from(at), false, overlay)
+                    .await?;
             }
         }
         for kept in &self.kept {
@@ -264,7 +276,7 @@ impl Job {
                     scratch[part.clone()].copy_from_slice(&kept.data[part]);
                 }
             };
-            self.merge(kept.at, overlay).await?;
+            self.merge(kept.at, kept.blank, overlay).await?;
         }
         Ok(())
     }
@@ -281,12 +293,12 @@ impl Job {
         Ok(())
     }
 
-    /// Writes one partly valid block: over what is stored there, or over zeroes where nothing ever was.
-    async fn merge(&self, at: u64, overlay: impl Fn(&mut [u8])) -> Result<()> {
+    /// Writes one partly valid block: over what is stored there, or over zeroes where nothing ever was, or where it is `blank`.
+    async fn merge(&self, at: u64, blank: bool, overlay: impl Fn(&mut [u8])) -> Result<()> {
         let geometry = &self.core.geometry;
         let mut scratch = IoBuf::zeroed(geometry.block as usize, geometry.memory)
             .map_err(|error| self.core.out_of_memory(error))?;
-        if at < self.driver_end || at < self.core.stored_end(&self.node).await? {
+        if !blank && (at < self.driver_end || at < self.core.stored_end(&self.node).await?) {
             self.core.check()?;
             let (read, result) = self
                 .node
@@ -324,6 +336,7 @@ impl Job {
                     data,
                     valid,
                     dirty: false,
+                    blank: false,
                 },
             );
         }

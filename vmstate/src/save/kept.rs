@@ -19,6 +19,9 @@ pub(crate) struct KeptBlock {
     pub(crate) valid: Ranges,
     /// Some valid byte is not stored.
     pub(crate) dirty: bool,
+    /// Nothing that counts is stored in the block (see [`Core::is_blank`](crate::save::Core::is_blank)): its missing bytes are zeroes. Stays
+    /// true while the block is kept: every write to it moves it into a cell.
+    pub(crate) blank: bool,
 }
 
 /// The kept blocks, oldest first. Never one inside a cell that is being filled: [`Kept::absorb`] moved it there.
@@ -81,6 +84,11 @@ impl Kept {
     /// True if something of this block is kept.
     pub(crate) fn contains(&self, at: u64) -> bool {
         self.0.iter().any(|kept| kept.at == at)
+    }
+
+    /// What the area has in these blocks is to be kept.
+    pub(crate) fn none_is_blank(&mut self) {
+        self.0.iter_mut().for_each(|kept| kept.blank = false);
     }
 
     /// The cells that have dirty blocks here.

@@ -10,6 +10,7 @@ mod job; // from a cell to driver calls
 mod kept; // partly written blocks, kept for later
 mod read; // reading during a save
 mod room; // where the next byte goes
+mod written; // what the driver was handed already
 
 pub(crate) use self::core::Core;
 
@@ -108,7 +109,8 @@ impl VmstateSave {
     }
 
     /// Reads what was accepted so far: buffered bytes, those in flight and those stored. Returns how many bytes were copied: fewer than
-    /// asked where the highest end comes first, 0 at or behind it. Gaps read as the area's content.
+    /// asked where the highest end comes first, 0 at or behind it. Gaps read as the area's content, or as zeroes where they were filled
+    /// (see [`SaveOptions`]).
     pub async fn read(&self, at: impl Into<VmstateOffset>, dst: &mut [u8]) -> Result<usize> {
         self.core.read(&self.node, at.into().0, dst).await
     }

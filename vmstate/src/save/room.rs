@@ -1,6 +1,6 @@
 //! Where the next byte goes: finding, opening and making room for its cell. Nothing here waits.
 
-use crate::save::core::Core;
+use crate::save::core::{Core, State};
 use crate::save::job::{Submitted, Why};
 use block_core::{BlockNode, Result};
 use std::rc::Rc;
@@ -45,9 +45,10 @@ impl Core {
             self.position.set(end);
             self.length.set(self.length.get().max(end));
             self.progress.accepted.add(put.copied as u64);
-            if put.full {
+            let index = self.geometry.index(here);
+            if put.full && !self.make_room_in_cell(index) {
                 // Where this cannot be done now, the next call that needs room does it.
-                match self.submit_cell(node, self.geometry.index(here), Why::Room) {
+                match self.submit_cell(node, index, Why::Room) {
                     Ok(_) => {}
                     Err(_) => break,
                 }
@@ -86,6 +87,16 @@ impl Core {
                 Submitted::NoSlot | Submitted::InFlight => return Ok(Room::Wait),
             }
         }
+    }
+
+    /// Fills the short gaps of a cell that has as many ranges as it may have. True if it takes more now; false if it is full.
+    fn make_room_in_cell(&self, index: u64) -> bool {
+        let mut state = self.state.borrow_mut();
+        let State { cells, written, .. } = &mut *state;
+        cells.get_mut(index).is_some_and(|cell| {
+            self.fill_gaps(written, cell);
+            !cell.is_full()
+        })
     }
 
     /// Opens the cell, if there is a buffer for it. What was kept of it moves in.
