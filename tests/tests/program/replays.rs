@@ -150,6 +150,60 @@ fn interleaved_streams_with_gaps_are_exact_and_their_holes_stay() {
     }
 }
 
+/// Writes of a save, and reads of a load, for each size of `--fill-gaps`.
+fn requests(report: &Value) -> Vec<(u64, u64)> {
+    let number = |series: &Value, name: &str| series["requests"][name].as_u64().expect("a number");
+    let ways = report["fill_gaps"].as_array().expect("a list");
+    ways.iter()
+        .map(|way| {
+            (
+                number(&way["save"], "writes"),
+                number(&way["load"], "reads"),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_state_without_every_third_page_costs_a_request_for_each_mebibyte() {
+    let (folder, images) = (disk_folder(), disk_folder());
+    let trace = "builtin:gaps:8K:4K:8M";
+    let args = ["--trace", trace, "--load-trace", trace, "--force"];
+    let sizes = ["--fill-gaps", "0,4K,4097,64K"];
+    for way in [&[][..], &["--direct"]] {
+        let each = [&args[..], &sizes, way].concat();
+        let found = requests(&report(&replay(folder.path(), &each)));
+        assert_eq!(found, [(686, 8), (686, 8), (8, 8), (8, 8)], "{way:?}");
+        let default = [&args[..], way].concat();
+        let found = requests(&report(&replay(folder.path(), &default)));
+        assert_eq!(found, [(8, 8)], "{way:?}");
+        // In an image each gap is a cluster. Some requests are for tables.
+        let image = ["--format", "qcow2", "-o", "cluster_size=4k"];
+        let each = [&each[..], &image].concat();
+        let found = requests(&report(&replay(images.path(), &each)));
+        for (n, (writes, reads)) in found.into_iter().enumerate() {
+            match n {
+                0 | 1 => assert!(writes > 680, "{writes} and {reads} requests"),
+                _ => assert!(writes < 60 && reads < 60, "{writes} and {reads} requests"),
+            }
+        }
+    }
+}
+
+#[test]
+fn gaps_of_64_kib_stay_holes_in_a_file_and_in_an_image() {
+    let trace = "builtin:gaps:64K:64K:8M";
+    for way in [&[][..], &["--format", "qcow2"]] {
+        let folder = disk_folder();
+        let args = ["--trace", trace, "--load-trace", trace, "--force"];
+        let report = report(&replay(folder.path(), &[&args[..], way].concat()));
+        assert_eq!(report["verified"], true, "the verification looks for holes");
+        let saved = fs::metadata(folder.path().join("f")).expect("saved");
+        let allocated = saved.blocks() * 512;
+        assert!(allocated < 5 << 20, "{allocated} bytes for 4 MiB");
+    }
+}
+
 #[test]
 fn overlapping_and_backward_pieces_are_exact() {
     let folder = disk_folder();

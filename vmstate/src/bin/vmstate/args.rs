@@ -255,6 +255,10 @@ pub(crate) struct Storage {
     /// Options of these images, as for create. Without a size their disk has 1 GiB.
     #[arg(short, value_name = "NAME=VALUE,..")]
     pub(crate) options: Option<String>,
+    /// Write gaps of fewer than SIZE bytes between the bytes of one buffer as zeroes instead of leaving them out; 0: none. Several sizes,
+    /// with commas between them, are measured in turn. Default: 64K.
+    #[arg(long, value_name = "SIZE,..", value_delimiter = ',', value_parser = disk_size)]
+    pub(crate) fill_gaps: Vec<u64>,
 }
 
 /// `vmstate replay`.
@@ -263,7 +267,8 @@ pub(crate) struct ReplayArgs {
     /// Where the state goes.
     #[arg(value_parser = file)]
     pub(crate) file: PathBuf,
-    /// The recorded writes: a POSITION and a LENGTH a line, as text or gzip'd; or builtin:NAME.
+    /// The recorded writes: a POSITION and a LENGTH a line, as text or gzip'd; or builtin:NAME; or builtin:gaps:DATA:GAP:LENGTH, which
+    /// writes DATA bytes, page by page, leaves GAP bytes out, and goes on so up to LENGTH.
     #[arg(long, value_name = "T")]
     pub(crate) trace: PathBuf,
     /// The recorded reads, performed on the saved state from cold.
@@ -381,9 +386,14 @@ impl Cli {
         let (name, format) = match &self.command {
             Command::Save(args) => (args.name.is_some(), args.format),
             Command::Load(args) => (args.name.is_some(), args.format),
-            Command::Replay(ReplayArgs { storage, .. }) => {
-                let unused = storage.options.is_some() && storage.format == Format::RawState;
-                return unused.then_some("-o is for --format qcow2");
+            Command::Replay(ReplayArgs {
+                storage, engine, ..
+            }) => {
+                if storage.options.is_some() && storage.format == Format::RawState {
+                    return Some("-o is for --format qcow2");
+                }
+                let unused = !storage.fill_gaps.is_empty() && engine.unbuffered;
+                return unused.then_some("--fill-gaps is for buffered saves");
             }
             _ => return None,
         };
@@ -398,15 +408,36 @@ impl Cli {
 impl Storage {
     /// The options that make a child do the same.
     pub(crate) fn to_args(&self) -> Vec<String> {
-        match self.format {
-            Format::RawState => Vec::new(),
-            Format::Qcow2 => {
-                let options = self.options.iter().map(|text| format!("-o{text}"));
-                std::iter::once("--format=qcow2".to_owned())
-                    .chain(options)
-                    .collect()
-            }
+        let gaps = self.fill_gaps.iter();
+        let gaps = gaps.map(|bytes| format!("--fill-gaps={bytes}"));
+        if self.format == Format::RawState {
+            return gaps.collect();
         }
+        let options = self.options.iter().map(|text| format!("-o{text}"));
+        std::iter::once("--format=qcow2".to_owned())
+            .chain(options)
+            .chain(gaps)
+            .collect()
+    }
+
+    /// One storage for each size of `--fill-gaps`, which it has alone; this one where there are none.
+    pub(crate) fn each_gap_threshold(&self) -> Vec<Self> {
+        let one = |bytes: &u64| Self {
+            fill_gaps: vec![*bytes],
+            ..self.clone()
+        };
+        match self.fill_gaps.is_empty() {
+            true => vec![self.clone()],
+            false => self.fill_gaps.iter().map(one).collect(),
+        }
+    }
+
+    /// Gaps of fewer bytes than this are filled by a buffered save.
+    pub(crate) fn gap_threshold(&self) -> u64 {
+        self.fill_gaps
+            .first()
+            .copied()
+            .unwrap_or(vmstate::DEFAULT_GAP_THRESHOLD)
     }
 }
 
@@ -459,7 +490,7 @@ fn buffer_size(text: &str) -> Result<u64, String> {
 }
 
 /// A number of bytes, with K, M, G or T for powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     match disk_size(text)? {
         0 => Err("out of range".to_owned()),
         bytes => Ok(bytes),
@@ -513,6 +544,15 @@ mod tests {
             &["save", "f", "--format", "qcow2"][..],
             &["load", "f", "--name", "n", "--format", "raw-state"],
             &["replay", "f", "--trace", "t", "-o", "a=b"],
+            &[
+                "replay",
+                "f",
+                "--trace",
+                "t",
+                "--unbuffered",
+                "--fill-gaps",
+                "0",
+            ],
         ] {
             assert!(contradiction(wrong).is_some(), "{wrong:?}");
         }
@@ -525,10 +565,17 @@ mod tests {
             Storage {
                 format: Format::Qcow2,
                 options: None,
+                fill_gaps: Vec::new(),
+            },
+            Storage {
+                format: Format::RawState,
+                options: None,
+                fill_gaps: vec![0],
             },
             Storage {
                 format: Format::Qcow2,
                 options: Some("cluster_size=4k,size=1M".to_owned()),
+                fill_gaps: vec![4096, 1 << 20],
             },
         ] {
             let start = ["vmstate", "step", "save", "f"].map(str::to_owned);

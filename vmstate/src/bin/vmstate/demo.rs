@@ -150,6 +150,7 @@ fn ways(options: Option<&str>) -> Vec<Way> {
         let storage = Storage {
             format: Format::Qcow2,
             options: options.map(str::to_owned),
+            fill_gaps: Vec::new(),
         };
         ways.push(Way::new(storage, direct, false));
     }

@@ -1,5 +1,5 @@
 //! `vmstate replay`: a recorded pattern, performed, verified and measured.
-use crate::args::{Format, ReplayArgs, StepKind};
+use crate::args::{Format, ReplayArgs, StepKind, Storage};
 use crate::context::Cx;
 use crate::failure::Failure;
 use crate::progress::Steps;
@@ -33,12 +33,56 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
 
 /// What was measured.
 struct Results {
-    saves: Series,
-    loads: Option<Series>,
+    /// At least one.
+    ways: Vec<Way>,
     disk: Option<(Series, Series)>,
     /// Calls of the load trace that ask for bytes behind the state's end, and those bytes.
     past_end: Value,
     len: u64,
+}
+
+/// One size of `--fill-gaps`.
+struct Way {
+    storage: Storage,
+    saves: Series,
+    loads: Option<Series>,
+}
+
+impl Way {
+    /// Each size of `--fill-gaps`, in the order given.
+    fn all(args: &ReplayArgs) -> Vec<Self> {
+        let each = args.storage.each_gap_threshold();
+        let many = each.len() > 1;
+        let way = |storage: Storage| {
+            let mut name = match args.engine.unbuffered {
+                true => "unbuffered".to_owned(),
+                false => "buffered".to_owned(),
+            };
+            if many {
+                name += &format!(", gaps < {} filled", storage.gap_threshold());
+            }
+            let load = |_| Series::new(format!("load, {name}"));
+            Self {
+                saves: Series::new(format!("save, {name}")),
+                loads: args.load_trace.as_ref().map(load),
+                storage,
+            }
+        };
+        each.into_iter().map(way).collect()
+    }
+
+    fn json(&self, write: Option<&Series>, read: Option<&Series>) -> Value {
+        json!({
+            "below": self.storage.gap_threshold(),
+            "save": self.saves.json(None, write),
+            "load": self.load_json(read),
+        })
+    }
+
+    fn load_json(&self, read: Option<&Series>) -> Value {
+        let loads = self.loads.as_ref().map(|loads| loads.json(None, read));
+        loads.unwrap_or_default()
+    }
 }
 
 async fn replay(cx: &Cx, args: &ReplayArgs, target: &Target) -> Result<Results, Failure> {
@@ -49,60 +93,77 @@ async fn replay(cx: &Cx, args: &ReplayArgs, target: &Target) -> Result<Results, 
         patterns,
         steps: Steps::new("replay", steps(args), args.output.json),
     };
-    let way = match args.engine.unbuffered {
-        true => "unbuffered",
-        false => "buffered",
-    };
     let mut results = Results {
-        saves: Series::new(format!("save, {way}")),
-        loads: loads.map(|_| Series::new(format!("load, {way}"))),
+        ways: Way::all(args),
         disk: args
             .limit
             .then(|| (Series::new("disk write"), Series::new("disk read"))),
         past_end: Value::Null,
         len: runner.patterns.len,
     };
-    let state = target.temporary();
+    let ways = results.ways.len();
     for run in 0..args.runs.get() {
-        // A B, B A, ...: neither of the two always finds the disk as the other left it.
-        let limit_first = run % 2 == 0;
-        if limit_first {
+        // A B, B A, ...: none of them always finds the disk as the same other one left it.
+        let forwards = run % 2 == 0;
+        if forwards {
             measure_limit(&runner, args, &mut results, target).await?;
         }
-        if run > 0 {
-            remove(state)?;
-        }
-        let (engine, storage) = (&args.engine, &args.storage);
-        let saved = runner.transfer(StepKind::Save, state, engine, storage);
-        results.saves.push(&saved.await?);
-        runner
-            .step(StepKind::Verify, state, engine, storage)
-            .await?;
-        if let Some(series) = &mut results.loads {
-            let value = runner.step(StepKind::Load, state, engine, storage).await?;
-            results.past_end = value["past_end"].clone();
-            if let Some(loaded) = report::Transfer::from_json(&value) {
-                series.push(&loaded);
+        for way in 0..ways {
+            if run > 0 || way > 0 {
+                remove(target.temporary())?;
             }
-            if run == 0 {
-                // Once, and outside of the clock: each byte that a load returns.
-                runner
-                    .step(StepKind::CheckLoad, state, engine, storage)
-                    .await?;
-            }
+            let way = if forwards { way } else { ways - 1 - way };
+            measure(&runner, args, &mut results, (way, run), target).await?;
         }
-        if !limit_first {
+        if !forwards {
             measure_limit(&runner, args, &mut results, target).await?;
         }
     }
     Ok(results)
 }
 
+/// Saves once, and loads what was saved, in one of the ways.
+async fn measure(
+    runner: &Runner<'_>,
+    args: &ReplayArgs,
+    results: &mut Results,
+    (way, run): (usize, u32),
+    target: &Target,
+) -> Result<(), Failure> {
+    let (state, engine) = (target.temporary(), &args.engine);
+    let Way {
+        storage,
+        saves,
+        loads,
+    } = &mut results.ways[way];
+    let saved = runner.transfer(StepKind::Save, state, engine, storage);
+    saves.push(&saved.await?);
+    runner
+        .step(StepKind::Verify, state, engine, storage)
+        .await?;
+    let Some(series) = loads else {
+        return Ok(());
+    };
+    let value = runner.step(StepKind::Load, state, engine, storage).await?;
+    results.past_end = value["past_end"].clone();
+    if let Some(loaded) = report::Transfer::from_json(&value) {
+        series.push(&loaded);
+    }
+    if run == 0 {
+        // Once, and outside of the clock: each byte that a load returns.
+        runner
+            .step(StepKind::CheckLoad, state, engine, storage)
+            .await?;
+    }
+    Ok(())
+}
+
 /// How many steps [`replay`] takes.
 fn steps(args: &ReplayArgs) -> u64 {
     let loads = u64::from(args.load_trace.is_some());
-    let each = 2 + loads + 2 * u64::from(args.limit);
-    u64::from(args.runs.get()) * each + loads
+    let ways = args.storage.each_gap_threshold().len() as u64;
+    let each = ways * (2 + loads) + 2 * u64::from(args.limit);
+    u64::from(args.runs.get()) * each + ways * loads
 }
 
 /// Writes and reads as many bytes as the state has, in a file beside it.
@@ -139,21 +200,25 @@ impl Results {
             None => (None, None),
         };
         if args.output.json {
+            let fill_gaps: Vec<Value> = self.ways.iter().map(|way| way.json(write, read)).collect();
             let value = json!({
                 "file": args.file.display().to_string(),
                 "length": self.len,
                 "runs": args.runs,
                 "verified": true,
-                "save": self.saves.json(None, write),
-                "load": self.loads.as_ref().map(|loads| loads.json(None, read)),
+                "save": self.ways.first().map(|way| way.saves.json(None, write)),
+                "load": self.ways.first().map(|way| way.load_json(read)),
+                "fill_gaps": fill_gaps,
                 "past_end": self.past_end,
                 "disk_write": write.map(|write| write.json(None, None)),
                 "disk_read": read.map(|read| read.json(None, None)),
             });
             return say::on_stdout(json!({ "replay": value }));
         }
-        let mut rows = vec![Series::head(), self.saves.row(None, write)];
-        rows.extend(self.loads.iter().map(|loads| loads.row(None, read)));
+        let mut rows = vec![Series::head()];
+        rows.extend(self.ways.iter().map(|way| way.saves.row(None, write)));
+        let loads = self.ways.iter().filter_map(|way| way.loads.as_ref());
+        rows.extend(loads.map(|loads| loads.row(None, read)));
         rows.extend(write.iter().chain(&read).map(|disk| disk.row(None, None)));
         say::on_stdout(format_args!(
             "{}{}: {} bytes, verified byte for byte, gaps and length included; {} runs",

@@ -15,6 +15,7 @@ use block_drivers::qcow2::ImageInfo;
 use serde_json::json;
 use std::cell::Cell;
 use std::time::{Instant, SystemTime};
+use vmstate::DEFAULT_GAP_THRESHOLD;
 
 /// Bytes asked of stdin at a time, where they are buffered.
 const READ: usize = 1 << 20;
@@ -69,7 +70,8 @@ async fn save(
 ) -> Result<(Transfer, Option<Doubt>), Failure> {
     let start = Instant::now();
     let failed = |error| Failure::block(args.file.display(), &error);
-    let mut sink = Sink::begin(&graph.state, &args.engine).map_err(failed)?;
+    let sink = Sink::begin(&graph.state, &args.engine, DEFAULT_GAP_THRESHOLD);
+    let mut sink = sink.map_err(failed)?;
     let counter = progress.counter();
     let (pieces, doubt) = pump(args, &mut sink, &counter).await?;
     let bytes = sink.finish().await.map_err(failed)?;
@@ -144,7 +146,7 @@ async fn save_named(
         replace: args.force,
         ..NewSnapshot::new(name).taken_at(SystemTime::now())
     };
-    let begin = Sink::begin_named(&graph.state, new, &args.engine);
+    let begin = Sink::begin_named(&graph.state, new, &args.engine, DEFAULT_GAP_THRESHOLD);
     let mut sink = begin.await.map_err(failed)?;
     let progress = Progress::new("save", None, args.output.json);
     let counter = progress.counter();

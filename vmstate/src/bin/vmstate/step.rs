@@ -1,5 +1,5 @@
 //! One step of a replay in a process of its own, so that its CPU time and memory are its own. The result is a line of JSON on stdout.
-use crate::args::{Engine, Format, StepArgs, StepKind};
+use crate::args::{Engine, Format, StepArgs, StepKind, Storage};
 use crate::baseline;
 use crate::content::Content;
 use crate::context::Cx;
@@ -12,8 +12,8 @@ use crate::report::Transfer;
 use crate::say;
 use crate::streams::{Sink, Source};
 use crate::target::Temporary;
-use crate::trace::{Piece, Trace};
-use crate::verify::{first_wrong, verify};
+use crate::trace::{self, Piece, Trace};
+use crate::verify::{Expected, first_wrong, verify};
 use crate::walker;
 use block_core::{BlockNode, NewSnapshot};
 use block_drivers::qcow2;
@@ -62,10 +62,20 @@ async fn step(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
             let content = Content { seed: args.seed };
             let (trace, direct) = (pattern(&args.trace, args.take)?, args.engine.direct);
             let (covered, len) = (trace.covered(), trace.end());
+            let filled_below = match args.engine.unbuffered {
+                true => 0,
+                false => args.storage.gap_threshold(),
+            };
+            let expected = Expected {
+                content,
+                written: trace::joined(&covered, filled_below),
+                covered,
+                len,
+            };
             let format = args.storage.format;
             let work = move || match format {
-                Format::RawState => verify(&path, content, &covered, len, direct),
-                Format::Qcow2 => walker::verify(&path, SNAPSHOT, content, &covered, len),
+                Format::RawState => verify(&path, &expected, direct),
+                Format::Qcow2 => walker::verify(&path, SNAPSHOT, &expected),
             };
             cx.blocking(work).await??;
             if format == Format::Qcow2 {
@@ -115,7 +125,7 @@ async fn save(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
         }
     };
     let (start, cpu) = (Instant::now(), measure::cpu_seconds());
-    let mut sink = begin(&graph.state, engine, args.storage.format)
+    let mut sink = begin(&graph.state, engine, &args.storage)
         .await
         .map_err(failed)?;
     let mut used = None;
@@ -142,13 +152,14 @@ async fn save(cx: &Cx, args: &StepArgs) -> Result<Value, Failure> {
 async fn begin(
     node: &BlockNode,
     engine: &Engine,
-    format: Format,
+    storage: &Storage,
 ) -> Result<Sink, block_core::BlockError> {
-    match format {
-        Format::RawState => Sink::begin(node, engine),
+    let gap_threshold = storage.gap_threshold();
+    match storage.format {
+        Format::RawState => Sink::begin(node, engine, gap_threshold),
         Format::Qcow2 => {
             let new = NewSnapshot::new(SNAPSHOT).taken_at(SystemTime::now());
-            Sink::begin_named(node, new, engine).await
+            Sink::begin_named(node, new, engine, gap_threshold).await
         }
     }
 }

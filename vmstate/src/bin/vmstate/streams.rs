@@ -26,12 +26,13 @@ pub(crate) struct Unbuffered {
 }
 
 impl Sink {
-    /// Of a state that is a whole file.
-    pub(crate) fn begin(node: &BlockNode, engine: &Engine) -> Result<Self> {
+    /// Of a state that is a whole file, which was just created. Gaps of fewer bytes than `gap_threshold` are filled where bytes are
+    /// buffered.
+    pub(crate) fn begin(node: &BlockNode, engine: &Engine, gap_threshold: u64) -> Result<Self> {
         if engine.unbuffered {
             return Ok(Self::Unbuffered(Unbuffered::new(node)));
         }
-        VmstateSave::begin(node, save_options(engine)).map(Self::Buffered)
+        VmstateSave::begin(node, save_options(engine, gap_threshold)).map(Self::Buffered)
     }
 
     /// Of the state of a snapshot that is to be made. It is to be finished or cancelled. Refuses what could not be recorded before anything is
@@ -40,8 +41,10 @@ impl Sink {
         node: &BlockNode,
         new: NewSnapshot,
         engine: &Engine,
+        gap_threshold: u64,
     ) -> Result<Self> {
-        let save = SnapshotSave::begin(node, new.clone(), save_options(engine)).await?;
+        let options = save_options(engine, gap_threshold);
+        let save = SnapshotSave::begin(node, new.clone(), options).await?;
         if !engine.unbuffered {
             return Ok(Self::Named(save));
         }
@@ -128,10 +131,13 @@ impl Unbuffered {
     }
 }
 
-fn save_options(engine: &Engine) -> SaveOptions {
+/// Each state goes into a new file, or an area that the save empties.
+fn save_options(engine: &Engine, gap_threshold: u64) -> SaveOptions {
     SaveOptions {
         workers: engine.workers,
         buffer_size: engine.buffer,
+        fresh: true,
+        gap_threshold,
         ..SaveOptions::default()
     }
 }

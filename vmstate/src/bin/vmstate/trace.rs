@@ -31,6 +31,12 @@ const BUILT_IN: [(&str, &[u8]); 4] = [
     ),
 ];
 
+/// Patterns that are made, not recorded: `builtin:gaps:DATA:GAP:LENGTH`.
+const GAPS: &str = "builtin:gaps:";
+
+/// A guest's page, which is one call of a made pattern.
+const PAGE: u64 = 4096;
+
 /// One recorded call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
@@ -56,13 +62,20 @@ pub(crate) struct Trace {
 impl Trace {
     /// Reads `path`, or a recording that comes with the program where `path` is `builtin:NAME`.
     pub(crate) fn open(path: &Path) -> Result<Trace, Failure> {
+        if let Some(shape) = path.to_str().and_then(|name| name.strip_prefix(GAPS)) {
+            return Trace::with_gaps(shape)
+                .map_err(|why| Failure::new(path.display(), "make the trace", why));
+        }
         if let Some(name) = path.to_str().filter(|name| name.starts_with("builtin:")) {
             return match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
                 Some((_, bytes)) => Trace::read(path, Cursor::new(bytes), MAX_PIECES),
                 None => Err(Failure::new(
                     path.display(),
                     "find the trace",
-                    format!("there is {}", BUILT_IN.map(|(name, _)| name).join(", ")),
+                    format!(
+                        "there is {}, {GAPS}DATA:GAP:LENGTH",
+                        BUILT_IN.map(|(name, _)| name).join(", ")
+                    ),
                 )),
             };
         }
@@ -74,6 +87,32 @@ impl Trace {
             return Err(Failure::new(path.display(), "open", why));
         }
         Trace::read(path, BufReader::new(file), MAX_PIECES)
+    }
+
+    /// `DATA:GAP:LENGTH`: runs of DATA bytes, page by page, with GAP bytes left out after each, up to LENGTH. Memory that is saved without
+    /// its zero pages looks like this: 8K:4K lacks every third page.
+    fn with_gaps(shape: &str) -> Result<Trace, String> {
+        let words: Vec<&str> = shape.split(':').collect();
+        let [data, gap, len] = words[..] else {
+            return Err(format!("'{shape}' is not DATA:GAP:LENGTH"));
+        };
+        let size = |word: &str| crate::args::size(word).map_err(|why| format!("'{word}': {why}"));
+        let (data, gap, len) = (size(data)?, size(gap)?, size(len)?);
+        let round = data.saturating_add(gap);
+        let calls = (len / round + 1).checked_mul(data.div_ceil(PAGE));
+        if calls.is_none_or(|calls| calls > MAX_PIECES as u64) {
+            return Err(format!("it would hold more than {MAX_PIECES} calls"));
+        }
+        let mut pieces = Vec::new();
+        for start in (0..len).step_by(usize::try_from(round).unwrap_or(usize::MAX)) {
+            let end = start.saturating_add(data).min(len);
+            let pages = (start..end).step_by(PAGE as usize);
+            pieces.extend(pages.map(|at| Piece {
+                at,
+                len: PAGE.min(end - at),
+            }));
+        }
+        Ok(Trace { pieces })
     }
 
     /// Parses a trace of at most `most` calls; `name` is for errors.
@@ -153,6 +192,20 @@ impl Trace {
         }
         merged
     }
+}
+
+/// Ascending ranges, with those joined between which fewer than `below` bytes lie.
+pub(crate) fn joined(ranges: &[Piece], below: u64) -> Vec<Piece> {
+    let mut joined: Vec<Piece> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.at.saturating_sub(last.end()) < below => {
+                last.len = range.end() - last.at;
+            }
+            _ => joined.push(*range),
+        }
+    }
+    joined
 }
 
 /// One line: two decimal numbers.
@@ -238,6 +291,40 @@ mod tests {
         let covered = [Piece { at: 0, len: 15 }, Piece { at: 100, len: 25 }];
         assert_eq!(trace.covered(), covered);
         assert_eq!(trace.end(), 125);
+    }
+
+    #[test]
+    fn a_made_pattern_has_the_gaps_that_its_name_says() {
+        let made = |shape: &str| Trace::open(Path::new(&format!("builtin:gaps:{shape}")));
+        let pieces = |shape| made(shape).unwrap().pieces;
+        let page = |at| Piece { at, len: 4096 };
+        let third = [page(0), page(4096), page(12_288), page(16_384)];
+        assert_eq!(pieces("8K:4K:20K"), third);
+        assert_eq!(pieces("8K:4K:24K"), third);
+        let short = [Piece { at: 0, len: 100 }, Piece { at: 4096, len: 4 }];
+        assert_eq!(pieces("100:3996:4100"), short);
+        assert_eq!(made("8K:4K:256M").unwrap().covered().len(), 21_846);
+        for wrong in [
+            "",
+            "8K:4K",
+            "8K:4K:1M:1M",
+            "0:4K:1M",
+            "8K:x:1M",
+            "1:1:8388607T",
+            "8388607T:8388607T:8388607T",
+        ] {
+            assert!(made(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_joined_over_short_gaps_only() {
+        let piece = |at, len| Piece { at, len };
+        let ranges = [piece(0, 10), piece(14, 6), piece(25, 5), piece(40, 1)];
+        assert_eq!(joined(&ranges, 0), ranges);
+        let some = [piece(0, 20), piece(25, 5), piece(40, 1)];
+        assert_eq!(joined(&ranges, 5), some);
+        assert_eq!(joined(&ranges, 100), [piece(0, 41)]);
     }
 
     #[test]

@@ -13,17 +13,23 @@ use std::path::Path;
 const CHUNK: usize = 1 << 20;
 const ALIGNMENT: usize = 4096;
 
-/// Compares the file at `path` with `content` in the ascending ranges `covered`, with zeroes between them, and its length with `len`.
-/// With `sparse`, space must not be allocated in the gaps.
+/// What a state should be.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    pub(crate) content: Content,
+    /// Ascending ranges that have this content. Between them are zeroes.
+    pub(crate) covered: Vec<Piece>,
+    /// Ascending ranges in which space may be allocated: the covered ones, and the gaps that the save fills.
+    pub(crate) written: Vec<Piece>,
+    pub(crate) len: u64,
+}
+
+/// Compares the file at `path` with what is expected: content, zeroes between it, and length. Outside of what was written no space may
+/// be allocated.
 ///
 /// The pages are dropped from the cache first, and with `direct` the reads go round it.
-pub(crate) fn verify(
-    path: &Path,
-    content: Content,
-    covered: &[Piece],
-    len: u64,
-    direct: bool,
-) -> Result<(), Failure> {
+pub(crate) fn verify(path: &Path, expected: &Expected, direct: bool) -> Result<(), Failure> {
+    let (content, covered, len) = (expected.content, &expected.covered, expected.len);
     let failed =
         |operation: &'static str, error: &io::Error| Failure::io(path.display(), operation, error);
     let file = open(path, direct).map_err(|e| failed("open to verify", &e))?;
@@ -35,7 +41,7 @@ pub(crate) fn verify(
     file.sync_all()
         .and_then(|()| Ok(rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?))
         .map_err(|e| failed("drop pages to verify", &e))?;
-    check_holes(path, &found, covered)?;
+    check_holes(path, &found, &expected.written)?;
 
     let mut chunk = IoBuf::zeroed(CHUNK, ALIGNMENT)
         .map_err(|e| Failure::new(path.display(), "verify", format!("no {} bytes", e.bytes)))?;
@@ -112,21 +118,21 @@ pub(crate) fn first_wrong(
 
 /// A file with gaps must not be allocated in them: its blocks are at most those that its ranges touch, and what a file system needs to
 /// list that many extents.
-fn check_holes(path: &Path, found: &std::fs::Metadata, covered: &[Piece]) -> Result<(), Failure> {
+fn check_holes(path: &Path, found: &std::fs::Metadata, written: &[Piece]) -> Result<(), Failure> {
     let block = found.blksize().max(4096);
     let mut touched = 0;
     let mut counted_to = 0; // first block not counted yet
-    for range in covered {
+    for range in written {
         let (first, end) = (range.at / block, range.end().div_ceil(block));
         touched += end.saturating_sub(first.max(counted_to));
         counted_to = counted_to.max(end);
     }
     let (used, allowed) = (
         found.blocks() * 512,
-        touched * block + (covered.len() as u64 + 64) * 64,
+        touched * block + (written.len() as u64 + 64) * 64,
     );
     // One range is no pattern with gaps, and file systems may allocate ahead of it.
-    if covered.len() > 1 && used > allowed + (64 << 10) {
+    if written.len() > 1 && used > allowed + (64 << 10) {
         let why = format!(
             "{used} bytes are allocated where {} were written: the gaps were filled",
             touched * block
@@ -167,6 +173,15 @@ mod tests {
         (path, covered, (4 << 20) + 1001)
     }
 
+    fn expected(covered: Vec<Piece>, len: u64) -> Expected {
+        Expected {
+            content: CONTENT,
+            written: covered.clone(),
+            covered,
+            len,
+        }
+    }
+
     fn verdict(name: &str, harm: impl FnOnce(&File)) -> Result<(), String> {
         let (path, covered, len) = state(name);
         harm(
@@ -176,7 +191,7 @@ mod tests {
                 .open(&path)
                 .unwrap(),
         );
-        let result = verify(&path, CONTENT, &covered, len, false);
+        let result = verify(&path, &expected(covered, len), false);
         fs::remove_file(&path).unwrap();
         result.map_err(|e| e.to_string())
     }
@@ -247,7 +262,11 @@ mod tests {
         }
         fs::write(&path, &bytes).unwrap();
         File::open(&path).unwrap().sync_all().unwrap();
-        let result = verify(&path, CONTENT, &covered, bytes.len() as u64, false);
+        let result = verify(
+            &path,
+            &expected(covered.to_vec(), bytes.len() as u64),
+            false,
+        );
         fs::remove_file(&path).unwrap();
         assert!(
             result

@@ -4,10 +4,9 @@
 //! ```text
 //!   header -> snapshot table -> the snapshot's L1 table, behind the entries of its disk -> L2 tables -> clusters
 //! ```
-use crate::content::Content;
 use crate::failure::Failure;
 use crate::trace::Piece;
-use crate::verify::first_wrong;
+use crate::verify::{Expected, first_wrong};
 use rustix::fs::Advice;
 use std::fs::File;
 use std::io;
@@ -23,16 +22,11 @@ const ZERO: u64 = 1;
 const DATA_FILE: u64 = 1 << 2;
 const EXTENDED_L2: u64 = 1 << 4;
 
-/// Compares the state of the snapshot called `name` in the image at `path` with `content` in the ascending ranges `covered`, with zeroes
-/// between them, and its length with `len`. No space may be allocated in the gaps, except that version 2 needs it to hide a backing file,
-/// which must not show through anywhere. The image's pages are dropped from the cache first.
-pub(crate) fn verify(
-    path: &Path,
-    name: &str,
-    content: Content,
-    covered: &[Piece],
-    len: u64,
-) -> Result<(), Failure> {
+/// Compares the state of the snapshot called `name` in the image at `path` with what is expected: content, zeroes between it, and length.
+/// Outside of what was written no space may be allocated, except that version 2 needs it to hide a backing file, which must not show through
+/// anywhere. The image's pages are dropped from the cache first.
+pub(crate) fn verify(path: &Path, name: &str, expected: &Expected) -> Result<(), Failure> {
+    let (content, covered, len) = (expected.content, &expected.covered, expected.len);
     let wrong = |why: String| Failure::new(path.display(), "verify", why);
     let failed = |error: io::Error| Failure::io(path.display(), "read to verify", &error);
     let file = File::open(path).map_err(failed)?;
@@ -58,7 +52,7 @@ pub(crate) fn verify(
             let place = table.place(&image, index).map_err(failed)?;
             match place {
                 Place::At(place) => {
-                    if !image.fills_gaps() && !touches(covered, at, wanted as u64) {
+                    if !image.fills_gaps() && !touches(&expected.written, at, wanted as u64) {
                         let why =
                             format!("space is allocated for {wanted} bytes at {at}, in a gap");
                         return Err(wrong(why));
@@ -289,6 +283,7 @@ fn be64(bytes: &[u8], at: u64) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::Content;
     use std::fs;
 
     const CONTENT: Content = Content { seed: 3 };
@@ -336,7 +331,13 @@ mod tests {
         let (mut image, covered) = image();
         harm(&mut image);
         fs::write(&path, image).unwrap();
-        let result = verify(&path, "s", CONTENT, &covered, 2300);
+        let expected = Expected {
+            content: CONTENT,
+            written: covered.clone(),
+            covered,
+            len: 2300,
+        };
+        let result = verify(&path, "s", &expected);
         fs::remove_file(&path).unwrap();
         result.map_err(|e| e.to_string())
     }
