@@ -176,6 +176,11 @@ impl BlockNode {
         self.inner.read_only
     }
 
+    /// True if a write past the end makes the node longer ([`BlockDriver::grows`]): a regular file, but no block device.
+    pub fn grows(&self) -> bool {
+        self.inner.driver.grows()
+    }
+
     /// The children of the driver.
     pub fn children(&self) -> Children<'_> {
         self.inner.driver.children()

@@ -121,9 +121,9 @@ impl Refcounts {
         loop {
             let run = self.find_from(file, wanted, from).await?;
             let taken = run.start..self.layout(&run)?.end;
-            match self.tables.end_of_foreign(taken) {
+            match self.tables.first_foreign(taken) {
                 None => return Ok(run),
-                Some(end) => from = end,
+                Some(foreign) => from = foreign.end,
             }
         }
     }

@@ -4,22 +4,22 @@
 //! captured at any one moment fits together. A commit captures, then writes:
 //!
 //! ```text
-//!   refcount blocks | flush | reftable | flush | L2 tables | flush | L1 table | flush | header | flush | lower refcounts in memory
+//!   refcount blocks | flush | reftable | flush | L2 tables | flush | L1 table | flush | header | flush | punch holes, lower refcounts in memory
 //!                     ^ data too  (if changed)               (if changed)       (if changed)
 //! ```
 //!
 //! A crash between two steps leaves clusters that are counted and not used, or OFLAG_COPIED that is not yet true: nothing else. What the
-//! old mapping used is lowered last, and so is not used again before nothing on disk points to it.
+//! old mapping used is given back and lowered last (`free.rs`), and so is neither a hole nor used again before nothing on disk points to it.
 //!
 //! Every step is a set of writes in any order behind a flush. The header's fields are one write inside the first 72 bytes.
 
 use super::Result;
 use super::cache::Captured;
+use super::free::Freed;
 use super::image::{Image, OnDisk, Roots};
 use super::root_table::CapturedTable;
 use block_core::{Cause, IoVector, SharedBuf};
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 
 /// Ranges of freed clusters after which a commit is due.
 const MANY_FREES: usize = 4096;
@@ -47,7 +47,7 @@ struct Capture {
     l2: Vec<Captured>,
     l1: CapturedTable,
     roots: Roots,
-    frees: Vec<Range<u64>>,
+    frees: Vec<Freed>,
 }
 
 impl Image {
@@ -76,19 +76,6 @@ impl Image {
         Ok(())
     }
 
-    /// Commits until nothing is waiting to be freed, so that refcounts are what they will be. The caller keeps changes out.
-    ///
-    /// Errors, beside a commit's: why clusters could not be freed. Those that only failed to be read are tried again by the next commit.
-    pub(super) async fn free_all(&self) -> Result<()> {
-        loop {
-            self.reclaimed()?;
-            if self.frees.borrow().is_empty() && self.stable_frees.borrow().is_empty() {
-                return Ok(());
-            }
-            self.commit().await?;
-        }
-    }
-
     /// Why clusters could not be freed since this was asked last.
     pub(super) fn reclaimed(&self) -> Result<()> {
         self.commits.not_reclaimed.take().map_or(Ok(()), Err)
@@ -98,22 +85,10 @@ impl Image {
     pub(super) async fn make_room(&self) -> Result<()> {
         let crowded = self.l2.is_crowded()
             || self.refcounts.cache.is_crowded()
-            || self.frees.borrow().len() >= MANY_FREES;
+            || self.frees.waiting.borrow().len() >= MANY_FREES;
         match crowded {
             true => self.commit().await,
             false => Ok(()),
-        }
-    }
-
-    /// The clusters lose a reference once a commit has made the present mapping stable.
-    pub(super) fn free(&self, clusters: Range<u64>) {
-        if clusters.is_empty() {
-            return;
-        }
-        let mut frees = self.frees.borrow_mut();
-        match frees.last_mut() {
-            Some(last) if last.end == clusters.start => last.end = clusters.end,
-            _ => frees.push(clusters),
         }
     }
 
@@ -125,7 +100,7 @@ impl Image {
             l2: self.l2.capture(),
             l1: self.active.capture(),
             roots: self.roots(),
-            frees: self.frees.take(),
+            frees: self.frees.waiting.take(),
         }
     }
 
@@ -170,42 +145,11 @@ impl Image {
         self.refcounts.table.settle(capture.reftable, ok);
         self.l2.settle(capture.l2, ok);
         self.active.settle(capture.l1, ok);
-        let mut frees = self.frees.borrow_mut();
-        match ok {
-            true => self.stable_frees.borrow_mut().extend(capture.frees),
-            false => frees.extend(capture.frees),
-        }
-    }
-
-    /// Lowers the refcounts of what nothing on disk points to any more.
-    ///
-    /// On an error what is left is tried again by the next commit; clusters whose refcount cannot be lowered, since it is 0, are given up.
-    async fn reclaim(&self) -> Result<()> {
-        let mut first = Ok(());
-        loop {
-            let next = self.stable_frees.borrow_mut().pop();
-            let Some(clusters) = next else { return first };
-            let per_step = 4 * self.geometry.refcounts_per_slice();
-            let step = clusters.start..clusters.end.min(clusters.start + per_step);
-            let rest = step.end..clusters.end;
-            let cluster_size = self.geometry.cluster_size();
-            let freed = |cluster| {
-                self.l2.forget(cluster * cluster_size, cluster_size);
-                self.refcounts.tables.remove(cluster);
-            };
-            let lowered = self.refcounts.lower(&self.file, step.clone(), freed).await;
-            if !rest.is_empty() {
-                self.stable_frees.borrow_mut().push(rest);
-            }
-            match lowered {
-                Ok(()) => {}
-                Err(cause @ Cause::Corrupt(_)) => first = first.and(Err(cause)),
-                Err(cause) => {
-                    self.stable_frees.borrow_mut().push(step);
-                    return first.and(Err(cause));
-                }
-            }
-        }
+        let frees = match ok {
+            true => &self.frees.stable,
+            false => &self.frees.waiting,
+        };
+        frees.borrow_mut().extend(capture.frees);
     }
 
     async fn flush_data_and_image(&self) -> Result<()> {

@@ -13,6 +13,7 @@ use super::Result;
 use super::codec::{self, CodecError};
 use super::entry::Cluster;
 use super::error::{Qcow2Error, Table};
+use super::free::Space;
 use super::image::Image;
 use super::offset::{GuestOffset, HostOffset};
 use super::tree::Tree;
@@ -139,7 +140,7 @@ impl Image {
         let (slice, index) = self.writable_l2_slice(tree, at).await?;
         let old = self.decode(&slice, index, at)?;
         self.set_entry(&slice, index, cluster);
-        self.free_cluster(&old);
+        self.free_cluster(&old, Space::Stays);
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 
 use super::Result;
 use aio_task::CoMutex;
-use block_core::{BlockChild, Cause, DiskOffset, IoVector, ReadVector, WriteFlags, ZeroFlags};
+use block_core::{
+    BlockChild, Cause, DiskOffset, IoVector, ReadVector, Truncate, WriteFlags, ZeroFlags,
+};
 use std::cell::Cell;
 
 /// A child that holds the image, or the guest's data of one with an external data file.
@@ -130,6 +132,31 @@ impl ImageFile {
         self.before_write().await?;
         let zeroed = self.child.pwrite_zeroes(DiskOffset(at), len, flags);
         zeroed.await.map_err(|e| e.cause)
+    }
+
+    /// Gives back the space of bytes that nothing uses, as far as the file has them.
+    pub(super) async fn discard(&self, at: u64, len: u64) -> Result<()> {
+        self.before_write().await?;
+        let size = match self.child.pdiscard(DiskOffset(at), len).await {
+            Ok(()) => return Ok(()),
+            Err(error) => match error.cause {
+                Cause::OutOfBounds { size, .. } => size,
+                cause => return Err(cause),
+            },
+        };
+        match size.saturating_sub(at) {
+            0 => Ok(()),
+            there => {
+                let discarded = self.child.pdiscard(DiskOffset(at), there.min(len)).await;
+                discarded.map_err(|e| e.cause)
+            }
+        }
+    }
+
+    /// Changes the file's length.
+    pub(super) async fn truncate(&self, to: Truncate) -> Result<()> {
+        self.before_write().await?;
+        self.child.truncate(to).await.map_err(|e| e.cause)
     }
 
     /// Makes stable what was written before.

@@ -6,6 +6,7 @@ use super::cache::SliceCache;
 use super::commit::Commits;
 use super::error::{Qcow2Error, Table};
 use super::file::ImageFile;
+use super::free::Frees;
 use super::geometry::Geometry;
 use super::header::Header;
 use super::locks::ClusterLocks;
@@ -16,7 +17,7 @@ use super::snapshot::Snapshots;
 use super::snapshot::leftovers::Leftovers;
 use super::vmstate::Vmstate;
 use aio_task::{CoMutex, WorkerPool};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ops::Range;
 
 /// The state of an image. No borrow of any part is held across an await.
@@ -54,10 +55,10 @@ pub(super) struct Image {
     /// Held while an L1 entry gets a new L2 table.
     pub(super) l2_turn: CoMutex<()>,
     pub(super) commits: Commits,
-    /// Clusters that lose a reference when the present mapping is stable.
-    pub(super) frees: RefCell<Vec<Range<u64>>>,
-    /// Those whose time has come.
-    pub(super) stable_frees: RefCell<Vec<Range<u64>>>,
+    /// Clusters that are to lose a reference.
+    pub(super) frees: Frees,
+    /// Bytes of the image file when it was opened: it is never made shorter than this.
+    pub(super) length_at_open: u64,
 
     pub(super) snapshots: Snapshots,
     /// What snapshot operations have left to be done.

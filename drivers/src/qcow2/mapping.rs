@@ -5,6 +5,7 @@ use super::allocate::Wanted;
 use super::cache::Slice;
 use super::entry::{Cluster, L1Entry, L2Entry, Subcluster};
 use super::error::{Qcow2Error, Table};
+use super::free::Space;
 use super::image::Image;
 use super::offset::{GuestOffset, HostOffset};
 use super::tree::Tree;
@@ -197,29 +198,32 @@ impl Image {
         self.l2.adopt(at, &bytes);
         self.set_l1_entry(tree, l1_index, L1Entry::new(HostOffset(at), true).0);
         if let Some(old) = old {
-            self.free(self.clusters_of(old, cluster_size));
+            self.free_for_reuse(self.clusters_of(old, cluster_size));
         }
         Ok(())
     }
 
     /// What a cluster used loses a reference when the present mapping is stable. Nothing does for one in an external data file.
-    pub(super) fn free_cluster(&self, old: &Cluster) {
+    pub(super) fn free_cluster(&self, old: &Cluster, space: Space) {
         if let Cluster::Compressed { at, bytes } = *old {
-            self.free_data(self.clusters_of(at, bytes));
+            self.free_data(self.clusters_of(at, bytes), space);
         } else if let Some(host) = old.host()
             && self.data.is_none()
         {
-            self.free_data(self.clusters_of(host, self.geometry.cluster_size()));
+            self.free_data(self.clusters_of(host, self.geometry.cluster_size()), space);
         }
     }
 
     /// The same for host clusters that an entry of an L2 table names. A damaged one may name a table's: that stays in use, or the next who
     /// allocates would write over it.
-    pub(super) fn free_data(&self, clusters: Range<u64>) {
+    pub(super) fn free_data(&self, clusters: Range<u64>, space: Space) {
         let tables = &self.refcounts.tables;
-        clusters
-            .filter(|cluster| tables.get(*cluster).is_none())
-            .for_each(|cluster| self.free(cluster..cluster + 1));
+        for cluster in clusters.filter(|cluster| tables.get(*cluster).is_none()) {
+            match space {
+                Space::Stays => self.free_for_reuse(cluster..cluster + 1),
+                Space::GoesBack => self.free(cluster..cluster + 1),
+            }
+        }
     }
 
     /// The host clusters that hold `bytes` bytes at `at`.

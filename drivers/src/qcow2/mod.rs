@@ -51,6 +51,7 @@
 //! | that nothing is written over a table | `tables.rs` |
 //! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
 //! | **the order on disk** | `commit.rs` |
+//! | what becomes of freed clusters and of the file's end | `free.rs`, `tail.rs` |
 //! | the check and the repair | `check/` |
 //! | a new image; what an image says of itself | `create.rs`, `create/`, `info.rs` |
 //! | an image with its data file and backing files | `chain.rs`, `chain/` |
@@ -85,6 +86,7 @@ mod driver; // the trait
 mod entry; // what the tables hold
 mod error;
 mod file; // the children, with their ends taken care of
+mod free; // what becomes of freed clusters
 mod gaps; // of a state, over a backing file
 mod geometry; // sizes and index arithmetic
 mod header; // the first cluster
@@ -103,6 +105,7 @@ mod root_table; // the L1 table and the reftable
 mod snapshot; // internal snapshots
 mod status; // what is known without reading
 mod tables; // where they are, so that nothing is written over one
+mod tail; // the file's end
 mod tree; // which L1 table
 mod vmstate; // the machine's state, behind the disk
 mod walk; // over all that an L1 table leads to

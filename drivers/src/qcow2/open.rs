@@ -79,7 +79,7 @@ impl Image {
             l2_turn: Default::default(),
             commits: Default::default(),
             frees: Default::default(),
-            stable_frees: Default::default(),
+            length_at_open: length,
             snapshots: Snapshots::new(snapshots),
             leftovers: Default::default(),
             bitmaps: Default::default(),
@@ -157,7 +157,11 @@ impl Image {
     async fn finish(&self) -> super::Result<()> {
         self.drop_state();
         let tidied = self.tidy().await;
-        tidied.and(self.write_everything().await)
+        let written = tidied.and(self.write_everything().await);
+        if written.is_ok() {
+            self.cut_tail().await;
+        }
+        written
     }
 
     /// Commits until nothing is left to be written or freed. The caller keeps changes out.
@@ -175,8 +179,7 @@ impl Image {
             || self.refcounts.cache.is_dirty()
             || self.refcounts.table.is_dirty()
             || self.active.is_dirty()
-            || !self.frees.borrow().is_empty()
-            || !self.stable_frees.borrow().is_empty()
+            || !self.frees.is_empty()
             || !self.on_disk.get().sure
             || self.on_disk.get().roots != self.roots()
     }

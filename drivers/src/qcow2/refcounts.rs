@@ -7,7 +7,7 @@
 //!        +-------------------> refcounts of clusters 0 .. n - 1        an absent block: all of its clusters are free
 //! ```
 //!
-//! Raising comes before use. Lowering comes only from `commit.rs`, when nothing on disk points to the cluster any more: so dirty blocks may
+//! Raising comes before use. Lowering comes only from `free.rs`, when nothing on disk points to the cluster any more: so dirty blocks may
 //! be written at any time, and a crash leaves leaks at worst.
 
 use super::Result;
@@ -112,25 +112,30 @@ impl Refcounts {
         Ok(())
     }
 
-    /// One reference less to each of `clusters`. Those that have none left are free and given to `freed`.
+    /// One reference less to each of `clusters`. `unused` gets the runs of those that have none left, and can use their bytes until it returns:
+    /// they are not free before.
     ///
     /// Errors: [`Qcow2Error::RefcountUnderflow`] where there was none. On any error nothing has changed.
     pub(super) async fn lower(
         &self,
         file: &ImageFile,
         clusters: Range<u64>,
-        mut freed: impl FnMut(u64),
+        unused: impl AsyncFnOnce(&[Range<u64>]),
     ) -> Result<()> {
         let _turn = self.turn.lock().await;
         let slices = self.slices(file, clusters).await?;
+        let mut runs: Vec<Range<u64>> = Vec::new();
         for (slice, indices, first) in &slices {
-            for index in indices.clone() {
-                if self.read(slice, index) == 0 {
-                    let cluster = first + (index - indices.start) as u64;
-                    return Err(Qcow2Error::RefcountUnderflow { cluster }.into());
+            for (cluster, index) in (*first..).zip(indices.clone()) {
+                match (self.read(slice, index), runs.last_mut()) {
+                    (0, _) => return Err(Qcow2Error::RefcountUnderflow { cluster }.into()),
+                    (1, Some(run)) if run.end == cluster => run.end += 1,
+                    (1, _) => runs.push(cluster..cluster + 1),
+                    _ => {}
                 }
             }
         }
+        unused(&runs).await;
         for (slice, indices, first) in &slices {
             for index in indices.clone() {
                 let count = self.read(slice, index) - 1;
@@ -142,11 +147,30 @@ impl Refcounts {
                     if self.append_at.get() >> self.geometry.cluster_bits() == cluster {
                         self.append_at.set(0); // it will be somebody else's
                     }
-                    freed(cluster);
                 }
             }
         }
         Ok(())
+    }
+
+    /// The first cluster past the last one of `clusters` that is in use; `clusters.start` if none is. The caller has the turn.
+    pub(super) async fn used_end(&self, file: &ImageFile, clusters: Range<u64>) -> Result<u64> {
+        let mut end = clusters.end.min(self.geometry.max_host_clusters());
+        while end > clusters.start {
+            let last = end - 1;
+            let Some((slice, index)) = self.slice(file, last).await? else {
+                // No block: all that it would count is free.
+                end = last - self.geometry.refcount_index(last);
+                continue;
+            };
+            let first = last - index as u64;
+            let used = (0..=index).rev().find(|i| self.read(&slice, *i) != 0);
+            match used {
+                Some(used) => return Ok((first + used as u64 + 1).max(clusters.start)),
+                None => end = first,
+            }
+        }
+        Ok(clusters.start)
     }
 
     /// The slices with the refcounts of `clusters`: each with the indices in it and the cluster of the first of these. All must be there.

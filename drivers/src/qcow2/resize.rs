@@ -213,7 +213,7 @@ impl Image {
         table.resize(entries as usize, 0); // at most 4 Mi
         self.active
             .replace(table, new.start << geometry.cluster_bits());
-        self.free(old);
+        self.free_for_reuse(old);
         Ok(())
     }
 

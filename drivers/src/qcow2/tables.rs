@@ -62,13 +62,14 @@ impl TableMap {
         self.0.borrow_mut().retain(|_, run| run.what != what);
     }
 
-    /// The end of the first table among `clusters` that the disk can do without: a snapshot's L1 table, the bitmap directory.
-    pub(super) fn end_of_foreign(&self, clusters: Range<u64>) -> Option<u64> {
+    /// The first table among `clusters` that the disk can do without: a snapshot's L1 table, the bitmap directory. From its first cluster
+    /// among them to its end, which may be past them.
+    pub(super) fn first_foreign(&self, clusters: Range<u64>) -> Option<Range<u64>> {
         let runs = self.0.borrow();
         let mut at = clusters.start;
-        while let Some((_, run)) = first_in(&runs, at..clusters.end) {
+        while let Some((start, run)) = first_in(&runs, at..clusters.end) {
             if matches!(run.what, Table::SnapshotL1 | Table::BitmapDirectory) {
-                return Some(run.end);
+                return Some(start.max(at)..run.end);
             }
             at = run.end;
         }

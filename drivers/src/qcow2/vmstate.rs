@@ -170,10 +170,14 @@ impl Image {
         if !self.has_abandoned() {
             return Ok(());
         }
-        match self.free_state().await {
+        let freed = match self.free_state().await {
             Ok(()) => Ok(()),
             Err(_) => self.free_state().await,
+        };
+        if freed.is_ok() {
+            self.cut_tail().await;
         }
+        freed
     }
 
     async fn free_state(&self) -> Result<()> {

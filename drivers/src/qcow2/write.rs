@@ -11,6 +11,7 @@
 use super::Result;
 use super::allocate::Wanted;
 use super::entry::{Cluster, Subcluster, Subclusters};
+use super::free::Space;
 use super::image::Image;
 use super::mapping::{Content, Extent};
 use super::offset::{GuestOffset, HostOffset};
@@ -197,7 +198,7 @@ impl Image {
             let new = self.rewritten(old, plan.reused, host, covered);
             self.set_entry(&slice, index, new);
             if !plan.reused {
-                self.free_cluster(old);
+                self.free_cluster(old, Space::Stays);
             }
         }
         Ok(())

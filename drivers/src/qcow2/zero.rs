@@ -11,6 +11,7 @@
 
 use super::Result;
 use super::entry::{Cluster, L1Entry, Subcluster, Subclusters};
+use super::free::Space;
 use super::image::Image;
 use super::offset::GuestOffset;
 use super::tree::Tree;
@@ -28,6 +29,17 @@ enum Change {
     Discard,
     /// Nothing at all.
     Drop,
+}
+
+impl Change {
+    /// What becomes of the space. A guest writes to what it has discarded, and QEMU keeps its space in the file by default; what is past the
+    /// end of a disk that becomes shorter goes back.
+    fn space(self) -> Space {
+        match self {
+            Self::Hide | Self::Zero { .. } | Self::Discard => Space::Stays,
+            Self::Drop => Space::GoesBack,
+        }
+    }
 }
 
 impl Image {
@@ -136,7 +148,7 @@ impl Image {
                 Some(new) if new != old => {
                     self.set_entry(&slice, index, new);
                     if new.host() != old.host() || matches!(old, Cluster::Compressed { .. }) {
-                        self.free_cluster(&old);
+                        self.free_cluster(&old, change.space());
                     }
                 }
                 Some(_) => {}
@@ -277,7 +289,7 @@ impl Image {
         }
         self.set_l1_entry(tree, index, L1Entry::EMPTY.0);
         for cluster in &clusters {
-            self.free_cluster(cluster);
+            self.free_cluster(cluster, Space::GoesBack);
         }
         let table = geometry.cluster_of(table);
         self.free(table..table + 1);

@@ -11,6 +11,7 @@ mod life; // made, listed, gone to, deleted
 mod model; // everything at once
 mod moments; // when the machine may stop
 mod refused; // by name, with nothing changed
+mod space; // holes and the file's end
 mod state; // the vmstate area
 mod support;
 mod world; // what an image must say

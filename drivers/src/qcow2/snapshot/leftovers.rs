@@ -46,11 +46,15 @@ impl Image {
     /// Errors: of the second attempt; what could not be done is still to be done. But what an image contradicts itself in is given up at
     /// the first, and is told whatever comes of the second.
     pub(in crate::qcow2) async fn tidy(&self) -> Result<()> {
-        match self.try_to_tidy().await {
+        let tidied = match self.try_to_tidy().await {
             Ok(()) => Ok(()),
             Err(cause @ Cause::Corrupt(_)) => self.try_to_tidy().await.and(Err(cause)),
             Err(_) => self.try_to_tidy().await,
+        };
+        if tidied.is_ok() {
+            self.cut_tail().await;
         }
+        tidied
     }
 
     async fn try_to_tidy(&self) -> Result<()> {

@@ -3,6 +3,7 @@
 use crate::qcow2::Result;
 use crate::qcow2::entry::{Cluster, L2Entry};
 use crate::qcow2::error::{Qcow2Error, Table};
+use crate::qcow2::free::Space;
 use crate::qcow2::image::Image;
 use crate::qcow2::offset::GuestOffset;
 use crate::qcow2::walk::{Reference, Step, Walk};
@@ -100,7 +101,7 @@ impl Image {
             let references = self.references(&step)?;
             for Reference { clusters, what, .. } in references {
                 match what {
-                    Table::Data => self.free_data(clusters),
+                    Table::Data => self.free_data(clusters, Space::GoesBack),
                     _ => self.free(clusters),
                 }
             }
