@@ -68,7 +68,7 @@ fn a_holder_that_panics_gives_the_lock_to_the_next() {
 #[test]
 fn the_mutex_agrees_with_a_plain_queue_over_many_seeds() {
     let mut dropped_after_hand_over = 0;
-    for seed in 0..300 {
+    for seed in 0..if cfg!(miri) { 3 } else { 300 } {
         let mut random = Random::new(seed);
         let mutex = CoMutex::new(());
         // The rules: who is in line, and who has the lock (true: and its guard).
@@ -132,7 +132,7 @@ fn the_mutex_agrees_with_a_plain_queue_over_many_seeds() {
         }
     }
     assert!(
-        dropped_after_hand_over > 300,
+        cfg!(miri) || dropped_after_hand_over > 300,
         "{dropped_after_hand_over}: the mix missed its point"
     );
 }

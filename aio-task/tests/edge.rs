@@ -185,6 +185,7 @@ fn a_counter_adds_up_what_all_threads_added() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "reads the sources, runs no code")]
 fn no_file_but_sync_names_the_primitives_that_the_model_checker_replaces() {
     let mut files = Vec::new();
     collect(

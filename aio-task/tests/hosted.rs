@@ -145,6 +145,7 @@ fn a_clock_moved_by_the_callers_code_wakes_the_host() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs epoll")]
 fn descriptors_become_ready_while_hosted() {
     let context = AioContext::new().unwrap();
     let (reader, mut writer) = pipe().unwrap();
@@ -162,6 +163,10 @@ fn descriptors_become_ready_while_hosted() {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "a future that borrows from itself, see docs/VERIFICATION.md"
+)]
 fn a_poll_of_the_drive_runs_a_bounded_number_of_tasks_and_comes_again() {
     let context = AioContext::new().unwrap();
     let runs = Rc::new(Cell::new(0));

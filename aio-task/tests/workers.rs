@@ -63,7 +63,7 @@ fn a_job_is_submitted_at_once_and_runs_on_when_its_future_is_dropped() {
 #[test]
 fn an_idle_worker_leaves_and_the_next_job_gets_a_new_one() {
     let pool = WorkerPool::with_idle_timeout(NonZeroUsize::MIN, Duration::ZERO);
-    for n in 0..100 {
+    for n in 0..if cfg!(miri) { 5 } else { 100 } {
         assert_eq!(block_on(pool.run(move || n)).unwrap(), n);
     }
     // The last worker is between its job's end and its leaving.
@@ -217,6 +217,7 @@ fn a_slot_dropped_by_its_sender_on_another_thread_wakes_the_waiter() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "starts a process")]
 fn a_job_for_which_no_thread_can_be_started_is_dropped_and_says_why() {
     const CHILD: &str = "AIO_TASK_TEST_WITHOUT_THREADS";
     const NAME: &str = "a_job_for_which_no_thread_can_be_started_is_dropped_and_says_why";

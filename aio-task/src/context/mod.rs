@@ -138,7 +138,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// How the context sleeps. Without it: epoll.
+    /// How the context sleeps. Without it: epoll; under loom, shuttle and Miri a condition variable.
     pub fn reactor(mut self, reactor: impl Reactor + 'static) -> Self {
         self.reactor = Some(Box::new(reactor));
         self
@@ -170,13 +170,13 @@ impl fmt::Debug for Builder {
     }
 }
 
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(loom, shuttle, miri)))]
 fn default_reactor() -> io::Result<Box<dyn Reactor>> {
     Ok(Box::new(crate::reactor::EpollReactor::new()?))
 }
 
-/// The model checkers know no descriptors.
-#[cfg(any(loom, shuttle))]
+/// The model checkers know no descriptors, and Miri cannot make the system calls of epoll.
+#[cfg(any(loom, shuttle, miri))]
 fn default_reactor() -> io::Result<Box<dyn Reactor>> {
     Ok(Box::new(crate::reactor::CondvarReactor::new()))
 }

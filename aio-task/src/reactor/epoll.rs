@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::{Interest, Reactor, Unpark, Watch};
 use crate::sync::Arc;
@@ -187,7 +187,8 @@ impl Watch for EpollWatch {
 ///
 /// A wake-up that is lost is never made up for: the notifier's word says that the owner is being woken, so no later notification tries
 /// again. Linux has no reason to refuse this write, but a seccomp filter or a tracer may. Then the bell makes the epoll ready by other
-/// means: it registers a second eventfd, whose count is 1 and stays so.
+/// means: it registers a second eventfd, whose count is 1 and stays so. It gives up, and the wake-up is lost, only after
+/// [`RING_TRIES`] refusals of both calls in a row.
 struct Bell {
     bell: Arc<OwnedFd>,
     epoll: Arc<OwnedFd>,
@@ -197,16 +198,15 @@ struct Bell {
 impl Unpark for Bell {
     fn unpark(&self) {
         for _ in 0..RING_TRIES {
-            match rustix::io::write(&*self.bell, &1u64.to_ne_bytes()) {
-                // AGAIN: the count is at its top, the sleeper has been woken 2^64 - 2 times over.
-                Ok(_) | Err(Errno::AGAIN) => return,
-                Err(Errno::INTR) => continue,
-                Err(_) => {}
+            let rung = retry_on_intr(|| rustix::io::write(&*self.bell, &1u64.to_ne_bytes()));
+            // AGAIN: the count is at its top, the sleeper has been woken 2^64 - 2 times over.
+            if matches!(rung, Ok(_) | Err(Errno::AGAIN)) {
+                return;
             }
             let spare = EventData::new_u64(SPARE_BELL);
-            match epoll::add(&self.epoll, &*self.spare, spare, EventFlags::IN) {
-                Ok(()) | Err(Errno::EXIST) => return,
-                Err(_) => {}
+            let added = epoll::add(&self.epoll, &*self.spare, spare, EventFlags::IN);
+            if matches!(added, Ok(()) | Err(Errno::EXIST)) {
+                return;
             }
         }
     }
@@ -234,7 +234,7 @@ fn wait_readable(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use std::fs::File;
 

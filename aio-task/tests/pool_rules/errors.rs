@@ -284,6 +284,7 @@ impl Drop for Spiteful {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "leaks on purpose, see docs/VERIFICATION.md")]
 fn a_payload_that_panics_when_nobody_wants_it_holds_up_nobody() {
     let context = context();
     let pool = pool(&context, 1);
