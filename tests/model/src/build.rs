@@ -164,10 +164,21 @@ fn cargo_home() -> Option<PathBuf> {
         .or_else(default)
 }
 
+/// The name of a file that marks a home folder as made by [`private_home`].
+const PRIVATE: &str = "harmless-configuration-only";
+
 /// A home folder for cargo with the caller's downloads, credentials and programs, and with [`harmless`] configuration only.
+///
+/// A gate that was started by `cargo mutate` uses the home of `cargo mutate`: in another one, cargo would build every package anew.
 fn private_home() -> io::Result<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one_at_a_time = ONE_AT_A_TIME.lock();
+    if let Some(theirs) = cargo_home().filter(|theirs| theirs.join(PRIVATE).is_file()) {
+        let text = fs::read_to_string(theirs.join("config.toml")).unwrap_or_default();
+        if !theirs.join("config").exists() && !harmless(&text).1 {
+            return Ok(theirs);
+        }
+    }
     let ours = folder().join("target").join("cargo-home");
     fs::create_dir_all(&ours)?;
     let mut configuration = String::new();
@@ -182,6 +193,9 @@ fn private_home() -> io::Result<PathBuf> {
         for entry in fs::read_dir(fs::canonicalize(&theirs)?)? {
             let entry = entry?;
             let name = entry.file_name();
+            if name == PRIVATE {
+                continue;
+            }
             if name == "config.toml" || name == "config" {
                 configuration = harmless(&fs::read_to_string(entry.path())?).0;
                 continue;
@@ -193,6 +207,7 @@ fn private_home() -> io::Result<PathBuf> {
             }
         }
     }
+    fs::write(ours.join(PRIVATE), "")?;
     let file = ours.join("config.toml");
     if fs::read_to_string(&file).ok().as_deref() != Some(&*configuration) {
         fs::write(file, configuration)?;
@@ -240,6 +255,31 @@ pub fn build_with(
 ) -> Result<PathBuf, String> {
     let sources = Sources::of(folder).map_err(|e| format!("the sources: {e}"))?;
     sources.forget_others(folder, target)?;
+    let built = compile(folder, target, bin, flags, features)?;
+    sources
+        .note(target)
+        .map_err(|e| format!("{}: {e}", target.display()))?;
+    Ok(built)
+}
+
+/// [`build`] without the comparison of contents, for sources that only the caller itself has changed since it built them: cargo sees
+/// that by their times, and what the compiler knows of the rest is kept. The caller calls [`will_change`] first.
+pub fn build_changed(folder: &Path, target: &Path, features: &str) -> Result<PathBuf, String> {
+    compile(folder, target, "run", FLAGS, features)
+}
+
+/// The sources of what was built in `target` are about to change: the next [`build`] trusts nothing that is there.
+pub fn will_change(target: &Path) {
+    let _ = fs::remove_file(Sources::file(target));
+}
+
+fn compile(
+    folder: &Path,
+    target: &Path,
+    bin: &str,
+    flags: &str,
+    features: &str,
+) -> Result<PathBuf, String> {
     let mut command = cargo()?;
     command
         .args(["build", "--release", "--locked", "--quiet", "--bin", bin])
@@ -247,9 +287,6 @@ pub fn build_with(
         .arg("--message-format=json-render-diagnostics")
         .env("RUSTFLAGS", flags);
     let built = run(command, folder, target)?;
-    sources
-        .note(target)
-        .map_err(|e| format!("{}: {e}", target.display()))?;
     let messages = String::from_utf8_lossy(&built.stdout);
     executable(&messages, bin).ok_or_else(|| format!("cargo names no executable {bin:?}"))
 }

@@ -271,11 +271,12 @@ fn for_each<T: Send>(
         .unwrap_or(0);
     let faults = Mutex::new(VecDeque::from(faults));
     let results = Mutex::new(Vec::new());
+    // All before anything is built: one may be filled from another.
+    let workshops: Vec<_> = (0..PARALLEL).map(Workshop::new).collect();
     thread::scope(|scope| {
-        for number in 0..PARALLEL {
+        for workshop in workshops {
             let (faults, results, work, line) = (&faults, &results, &work, &line);
             scope.spawn(move || {
-                let workshop = Workshop::new(number);
                 loop {
                     let next = faults.lock().unwrap().pop_front();
                     let Some(fault) = next else { return };

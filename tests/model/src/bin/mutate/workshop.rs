@@ -1,9 +1,10 @@
 //! A copy of the sources to break. Its target folder stays from one run to the next, so that only what a fault changes is built anew.
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::build::{build, cargo, folder};
+use model::build::{build, build_changed, cargo, folder, will_change};
 use model::faults::Fault;
 use model::suite::{End, Job, Report, list, run};
 use model::table::GATE_BOUND;
@@ -17,19 +18,30 @@ const PARTS: [&str; 5] = [
     "vmstate",
 ];
 
+/// Where a copy is built, by its own gate as well.
+const TARGET: &str = "tests/model/target/loom";
+
+/// Where the copy of that number is.
+fn place(number: usize) -> PathBuf {
+    folder()
+        .join("target")
+        .join("mutants")
+        .join(number.to_string())
+}
+
 /// One copy.
 pub(crate) struct Workshop {
     tree: PathBuf,
+    /// It was built from what is in it now, or only what [`with`](Self::with) has changed since.
+    known: Cell<bool>,
 }
 
 impl Workshop {
     /// The copy of that number, made the same as the sources are now.
     pub(crate) fn new(number: usize) -> Result<Self, String> {
         let this = Self {
-            tree: folder()
-                .join("target")
-                .join("mutants")
-                .join(number.to_string()),
+            tree: place(number),
+            known: Cell::new(false),
         };
         this.fill()
             .map_err(|e| format!("{}: {e}", this.tree.display()))?;
@@ -51,20 +63,24 @@ impl Workshop {
             .collect();
         fs::write(self.tree.join("Cargo.toml"), manifest)?;
         if !self.target().exists() {
-            // What the gate has built of other crates serves here too. Times must stay as they are, else all is built anew.
+            // What the gate or the first workshop has built of other crates serves here too. Times must stay as they are, else all is
+            // built anew.
             fs::create_dir_all(self.target())?;
-            let _ = std::process::Command::new("cp")
-                .args(["-a", "-T"])
-                .arg(folder().join("target").join("loom"))
-                .arg(self.target())
-                .status();
+            let gates = folder().join("target").join("loom");
+            let built = [gates, place(0).join(TARGET)];
+            if let Some(built) = built.iter().find(|built| built.join("release").is_dir()) {
+                let _ = std::process::Command::new("cp")
+                    .args(["-a", "-T"])
+                    .args([built, &self.target()])
+                    .status();
+            }
         }
         Ok(())
     }
 
-    /// Where the copy's own gate builds as well.
+    /// See [`TARGET`].
     fn target(&self) -> PathBuf {
-        self.tree.join("tests/model/target/loom")
+        self.tree.join(TARGET)
     }
 
     /// Applies the fault, does something with the broken copy, and mends it.
@@ -75,6 +91,7 @@ impl Workshop {
     ) -> Result<T, String> {
         let path = self.tree.join(fault.file);
         let sound = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", fault.file))?;
+        will_change(&self.target());
         fs::write(&path, fault.applied_to(&sound)?).map_err(|e| e.to_string())?;
         let done = then();
         fs::write(&path, sound).map_err(|e| e.to_string())?;
@@ -98,6 +115,10 @@ impl Workshop {
 
     /// A runner with these features.
     pub(crate) fn build_with(&self, features: &str) -> Result<PathBuf, String> {
+        let build = match self.known.replace(true) {
+            true => build_changed,
+            false => build,
+        };
         build(&self.tree.join("tests/model"), &self.target(), features)
             .map_err(|e| format!("does not compile:\n{e}"))
     }
