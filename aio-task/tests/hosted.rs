@@ -145,6 +145,26 @@ fn a_clock_moved_by_the_callers_code_wakes_the_host() {
 }
 
 #[test]
+fn a_clock_moved_by_a_task_of_a_hosted_context_ends_the_sleep_of_another() {
+    let clock = ManualClock::new();
+    let context = AioContext::builder().clock(&clock).build().unwrap();
+    let handle = context.handle();
+    let second = Duration::from_secs(1);
+    let sleeper = handle.spawn(handle.sleep(second));
+    let mover = async move { clock.advance(second) };
+    handle.spawn(mover).detach();
+    let (wakes, mut drive) = (Arc::new(Wakes::default()), pin!(context.drive()));
+    let waker = Waker::from(wakes.clone());
+    let mut cx = Context::from_waker(&waker);
+    assert!(drive.as_mut().poll(&mut cx).is_pending());
+    assert!(!sleeper.is_finished());
+    let woken = wakes.0.load(Ordering::SeqCst);
+    assert_eq!(woken, 1, "the host sleeps over a timer that is due");
+    assert!(drive.as_mut().poll(&mut cx).is_pending());
+    assert!(sleeper.is_finished());
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "needs epoll")]
 fn descriptors_become_ready_while_hosted() {
     let context = AioContext::new().unwrap();

@@ -172,6 +172,14 @@ impl Core {
         }
     }
 
+    /// Whether a task has moved a manual clock past a timer since the timers were looked at. The clock wakes no host in its own turn.
+    pub(super) fn clock_passed_a_timer(&self) -> bool {
+        match &self.clock {
+            Clock::Monotonic => false, // the watcher waits for the next timer, also for one that is over
+            Clock::Manual(clock) => self.timers.next().is_some_and(|at| at <= clock.now()),
+        }
+    }
+
     fn ask_reactor(
         &self,
         question: impl FnOnce(&mut dyn Reactor, &mut Vec<u64>) -> std::io::Result<()>,

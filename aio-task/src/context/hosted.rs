@@ -81,7 +81,11 @@ impl Future for Drive<'_> {
         core.queue.set_host(self.key, cx.waker().clone());
         core.remote.notifier.set_host(self.key, cx.waker().clone());
         // From here on a wake-up from any side reaches the host.
-        if !core.queue.is_empty() || !core.remote.notifier.prepare_sleep() || watch(core).is_err() {
+        if !core.queue.is_empty()
+            || core.clock_passed_a_timer()
+            || !core.remote.notifier.prepare_sleep()
+            || watch(core).is_err()
+        {
             cx.waker().wake_by_ref();
         }
         Poll::Pending

@@ -52,6 +52,11 @@ const OUTSIDE_DEVICE: &str = "a_descriptor_waited_for_outside_a_turn_is_watched"
 const OUTSIDE_CLOCK: &str = "a_clock_moved_outside_a_turn_wakes_the_host";
 const ENDS_OUTSIDE: &str = "a_context_that_ends_wakes_those_who_wait_outside_of_it";
 const JOBS_IN_ORDER: &str = "jobs_of_one_thread_run_in_their_order";
+const CLOCK_IN_A_TURN: &str = "a_clock_moved_by_a_task_of_a_hosted_context_ends_sleeps";
+const AFTER_BLOCK_ON: &str = "hosts_that_poll_inside_their_wake_take_over_from_block_on";
+const SEEN_AT_ONCE: &str = "what_is_set_outside_a_turn_is_seen_by_a_host_that_polls_at_once";
+const ENDS_INLINE: &str = "the_end_of_a_context_reaches_wakers_that_poll_at_once";
+const CLOCK: &str = "aio-task/src/clock.rs";
 const HOST_DEADLINE: &str = "a_hosted_contexts_deadline_wakes_its_host";
 
 pub(super) const FAULTS: &[Fault] = &[
@@ -201,15 +206,15 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "a host is registered after the sleep is announced",
         HOSTED,
-        "        core.remote.notifier.set_host(self.key, cx.waker().clone());\n        // From here on a wake-up from any side reaches the host.\n        if !core.queue.is_empty() || !core.remote.notifier.prepare_sleep() || watch(core).is_err() {",
-        "        let asleep = core.remote.notifier.prepare_sleep();\n        core.remote.notifier.set_host(self.key, cx.waker().clone());\n        if !core.queue.is_empty() || !asleep || watch(core).is_err() {",
+        "        core.remote.notifier.set_host(self.key, cx.waker().clone());\n        // From here on a wake-up from any side reaches the host.\n        if !core.queue.is_empty()\n            || core.clock_passed_a_timer()\n            || !core.remote.notifier.prepare_sleep()\n            || watch(core).is_err()\n        {",
+        "        let asleep = core.remote.notifier.prepare_sleep();\n        core.remote.notifier.set_host(self.key, cx.waker().clone());\n        if !core.queue.is_empty() || core.clock_passed_a_timer() || !asleep || watch(core).is_err() {",
         &[HOST, HOST_JOB],
     ),
     fault(
         "a host sleeps over a notification",
         HOSTED,
-        "|| !core.remote.notifier.prepare_sleep() ||",
-        "|| { core.remote.notifier.prepare_sleep(); false } ||",
+        "|| !core.remote.notifier.prepare_sleep()\n",
+        "|| { core.remote.notifier.prepare_sleep(); false }\n",
         &[HOST, HOST_JOB],
     ),
     fault(
@@ -366,8 +371,8 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "a Drive with something queued rests until it is woken",
         HOSTED,
-        "if !core.queue.is_empty() || !core.remote",
-        "if !core.remote",
+        "if !core.queue.is_empty()\n            || core.clock",
+        "if core.clock",
         &[HOSTED_ITEMS],
     ),
     // What changes outside a turn.
@@ -518,5 +523,153 @@ pub(super) const FAULTS: &[Fault] = &[
         "        drop(driver); // last",
         "        std::mem::forget(driver); // last",
         &[DRIVE_INLINE],
+    ),
+    // What is done before a waker that polls at once is woken.
+    fault(
+        "a time limit does not bring its waker to its timer a second time",
+        TIMER,
+        "        this.sleep.poll(cx).map(|()| Err(TimedOut))",
+        "        if this.sleep.key.is_some() && this.sleep.handle.now() < this.sleep.at.unwrap_or_else(Instant::now) {\n            return Poll::Pending;\n        }\n        this.sleep.poll(cx).map(|()| Err(TimedOut))",
+        &[TIMER_LATER],
+    ),
+    fault(
+        "a second poll of a wait for the last driver does not bring its waker",
+        "aio-task/src/context/driven.rs",
+        "            core.driven_waiters.set(key, cx.waker().clone());",
+        "            if !core.driven_waiters.contains(key) {\n                core.driven_waiters.set(key, cx.waker().clone());\n            }",
+        &[DRIVER_LATER],
+    ),
+    fault(
+        "waits for descriptors are woken while the reactor is borrowed",
+        CORE,
+        "        if question(&mut **self.reactor.borrow_mut(), &mut ready).is_err() {",
+        "        let mut reactor = self.reactor.borrow_mut();\n        if question(&mut **reactor, &mut ready).is_err() {",
+        &[WAITS_INLINE],
+    ),
+    fault(
+        "the end wakes timers while their list is borrowed",
+        TIMER,
+        "        let all = mem::take(&mut *self.wakers.borrow_mut());",
+        "        let mut wakers = self.wakers.borrow_mut();\n        let all = mem::take(&mut *wakers);",
+        &[ENDS_INLINE],
+    ),
+    fault(
+        "the end wakes timers before the context is closed",
+        CORE,
+        "        self.closed.set(true);\n",
+        "        self.timers.wake_all();\n        self.closed.set(true);\n",
+        &[ENDS_INLINE],
+    ),
+    fault(
+        "the hosts are woken while block_on still counts as a turn",
+        CONTEXT,
+        "        let _host = HostsStandBy::new(core);\n        let _driver = Driver::new(core);\n        let _turning = core.queue.begin_turn();",
+        "        let _turning = core.queue.begin_turn();\n        let _host = HostsStandBy::new(core);\n        let _driver = Driver::new(core);",
+        &[AFTER_BLOCK_ON],
+    ),
+    fault(
+        "one host takes over from block_on",
+        CONTEXT,
+        "for (_, host) in self.hosts.drain(..) {",
+        "for (_, host) in self.hosts.drain(..).take(1) {",
+        &[AFTER_BLOCK_ON],
+    ),
+    fault(
+        "the last driver wakes those who wait for its end before it has left",
+        CORE,
+        "        self.core.drivers.set(left);\n        if left == 0 {\n            self.core.driven_waiters.wake_all();\n        }",
+        "        if left == 0 {\n            self.core.driven_waiters.wake_all();\n        }\n        self.core.drivers.set(left);",
+        &[WAITS_INLINE],
+    ),
+    fault(
+        "a Drive is woken before it is told to stop",
+        HANDLE_FILE,
+        "            core.drive_stops.set(core.drive_stops.get() + 1);\n            core.queue.nudge();",
+        "            core.queue.nudge();\n            core.drive_stops.set(core.drive_stops.get() + 1);",
+        &[DRIVE_INLINE],
+    ),
+    fault(
+        "hosts are woken before the item is queued",
+        QUEUE,
+        "        self.items.borrow_mut().push_back(item);\n        self.nudge();",
+        "        self.nudge();\n        self.items.borrow_mut().push_back(item);",
+        &[DRIVE_INLINE],
+    ),
+    fault(
+        "hosts leave the list after they were woken",
+        QUEUE,
+        "            for (_, host) in self.take_hosts() {\n                host.wake();\n            }",
+        "            let hosts = self.hosts.borrow().clone();\n            for (_, host) in hosts {\n                host.wake();\n            }\n            self.take_hosts();",
+        &[DRIVE_INLINE],
+    ),
+    fault(
+        "the hosts are woken before the clock shows the later time",
+        CLOCK,
+        "        self.shared.now.set(now);\n        self.shared\n            .followers\n            .borrow_mut()\n            .retain(|follower| follower.strong_count() > 0);\n        let followers = self.shared.followers.borrow().clone();\n        for follower in followers.iter().filter_map(Weak::upgrade) {\n            follower.clock_moved();\n        }",
+        "        let followers = self.shared.followers.borrow().clone();\n        for follower in followers.iter().filter_map(Weak::upgrade) {\n            follower.clock_moved();\n        }\n        self.shared.now.set(now);",
+        &[CLOCK_IN_A_TURN],
+    ),
+    fault(
+        "a clock tells its followers while their list is borrowed",
+        CLOCK,
+        "let followers = self.shared.followers.borrow().clone();",
+        "let followers = self.shared.followers.borrow_mut();",
+        &[CLOCK_IN_A_TURN],
+    ),
+    fault(
+        "a host sleeps over a timer that its turn has made due",
+        HOSTED,
+        "            || core.clock_passed_a_timer()\n",
+        "",
+        &[CLOCK_IN_A_TURN],
+    ),
+    fault(
+        "a timer wakes the host before it is on the list",
+        TIMER,
+        "        core.timers.set(key, cx.waker().clone());\n        if new {",
+        "        if new {\n            core.queue.nudge();\n        }\n        core.timers.set(key, cx.waker().clone());\n        if false {",
+        &[SEEN_AT_ONCE],
+    ),
+    fault(
+        "only the first timer wakes the host",
+        TIMER,
+        "        if new {\n            // A host",
+        "        if new && core.timers.wakers.borrow().len() == 1 {\n            // A host",
+        &[SEEN_AT_ONCE],
+    ),
+    fault(
+        "a wait for a descriptor wakes the host before it is on the list",
+        READINESS,
+        "                core.readiness.set(key, cx.waker().clone());\n                self.state = State::Waiting(key);\n                core.queue.nudge();",
+        "                core.queue.nudge();\n                core.readiness.set(key, cx.waker().clone());\n                self.state = State::Waiting(key);",
+        &[SEEN_AT_ONCE],
+    ),
+    fault(
+        "the latest timer is taken for the next",
+        TIMER,
+        "            .first_key_value()\n",
+        "            .last_key_value()\n",
+        &[SEEN_AT_ONCE],
+    ),
+    fault(
+        "all Drives have one key",
+        HOSTED,
+        "        core.drive_keys.set(key + 1);\n",
+        "",
+        &[TWO_HOSTS, HANDS_OVER],
+    ),
+    fault(
+        "a Drive that leaves hands over to two others only",
+        HOSTED,
+        "        if core.drives.get() > 0 {\n            // We",
+        "        if core.drives.get() > 1 {\n            // We",
+        &[HANDS_OVER],
+    ),
+    fault(
+        "a Drive with one item queued rests until it is woken",
+        HOSTED,
+        "if !core.queue.is_empty()\n            || core.clock",
+        "let first = core.queue.pop();\n        let more = !core.queue.is_empty();\n        if let Some(first) = first {\n            core.queue.items.borrow_mut().push_front(first);\n        }\n        if more\n            || core.clock",
+        &[HOSTED_ITEMS],
     ),
 ];

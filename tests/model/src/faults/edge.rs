@@ -489,4 +489,18 @@ pub(super) const FAULTS: &[Fault] = &[
         "let replaced = match hosts.iter_mut().find(|_| false) {",
         &[EVERY_HOST],
     ),
+    fault(
+        "the watcher rests after its report, unless another order stands",
+        WATCHER,
+        "                        *order = Order::Rest;\n                        drop(order);\n                        report();\n                        order = self.order.lock();",
+        "                        drop(order);\n                        report();\n                        order = self.order.lock();\n                        if *order == Order::Watch(until) {\n                            *order = Order::Rest;\n                        }",
+        &[REPORTS],
+    ),
+    fault(
+        "hosts leave the notifier's list after they were woken",
+        NOTIFIER,
+        "        let hosts = mem::take(&mut *self.hosts.lock());\n        if hosts.is_empty() {\n            self.unpark.unpark();\n        }\n        for (_, host) in hosts {\n            host.wake();\n        }",
+        "        let hosts = self.hosts.lock().clone();\n        if hosts.is_empty() {\n            self.unpark.unpark();\n        }\n        for (_, host) in hosts {\n            host.wake();\n        }\n        drop(self.take_hosts());",
+        &[HOST_INLINE, HOST],
+    ),
 ];

@@ -1,6 +1,8 @@
 //! Faults of nodes and saves.
 use super::{Fault, fault};
 
+const SETTLE_ALL: &str = "settle_reaches_every_task_and_a_waker_that_polls_at_once";
+
 pub(super) const FAULTS: &[Fault] = &[
     fault(
         "a request is cancelled with its future",
@@ -77,5 +79,54 @@ pub(super) const FAULTS: &[Fault] = &[
         "        self.area.changed.wake_all();\n    }\n}",
         "    }\n}",
         &["a_save_dropped_while_its_buffer_completes_leaves_room_for_the_next"],
+    ),
+    fault(
+        "a wait for the end of requests keeps its first waker",
+        "block-core/src/node/waiters.rs",
+        "        let old = waiters.asleep.borrow_mut().insert(ticket, waker);\n        drop(old); // outside the borrow",
+        "        waiters.asleep.borrow_mut().entry(ticket).or_insert(waker);",
+        &[SETTLE_ALL],
+    ),
+    fault(
+        "a second poll ends a wait for the end of requests",
+        "block-core/src/node/waiters.rs",
+        "        if (this.done)() {",
+        "        if this.ticket.is_some() || (this.done)() {",
+        &[SETTLE_ALL],
+    ),
+    fault(
+        "the end of the last request wakes the first of those who wait",
+        "block-core/src/node/request.rs",
+        "            gate.idle.wake_all();",
+        "            gate.idle.wake_first();",
+        &[SETTLE_ALL],
+    ),
+    fault(
+        "the end of the last request wakes before it is counted",
+        "block-core/src/node/request.rs",
+        "        gate.in_flight.set(left);\n        if left == 0 {\n            gate.idle.wake_all();\n        }",
+        "        if left == 0 {\n            gate.idle.wake_all();\n        }\n        gate.in_flight.set(left);",
+        &[SETTLE_ALL],
+    ),
+    fault(
+        "the end of the last request wakes while the list is borrowed",
+        "block-core/src/node/waiters.rs",
+        "        let woken = std::mem::take(&mut *self.asleep.borrow_mut());",
+        "        let mut asleep = self.asleep.borrow_mut();\n        let woken = std::mem::take(&mut *asleep);",
+        &[SETTLE_ALL],
+    ),
+    fault(
+        "only what took off last counts as being in flight",
+        "vmstate/src/area.rs",
+        "            .iter()\n            .any(|flight| flight",
+        "            .last()\n            .is_some_and(|flight| flight",
+        &["two_versions_of_one_cell_land_in_their_order"],
+    ),
+    fault(
+        "a flush does not hear of its cancel",
+        "vmstate/src/save/finalize.rs",
+        "            self.until_changed().await?;\n            self.check()?;",
+        "            self.driven(self.area.changed.wait()).await?;\n            self.check()?;",
+        &["a_cancel_ends_a_flush_that_waits_though_nothing_completes"],
     ),
 ];

@@ -133,4 +133,18 @@ pub(super) const FAULTS: &[Fault] = &[
         "state.queue.pop_back() {",
         &["a_shutdown_runs_what_is_queued"],
     ),
+    fault(
+        "a worker that is starting counts for every job",
+        "aio-task/src/workers.rs",
+        "state.queue.len() > state.idle &&",
+        "state.queue.len() > state.idle && !state.workers.iter().any(|(_, worker)| worker.is_none()) &&",
+        &["two_first_jobs_of_which_one_waits_for_the_other_both_end"],
+    ),
+    fault(
+        "a job wakes no idle worker while another job is queued",
+        "aio-task/src/workers.rs",
+        "(state.idle > 0, wanting",
+        "(state.idle > 0 && state.queue.len() == 1, wanting",
+        &["two_idle_workers_both_hear_of_two_jobs"],
+    ),
 ];

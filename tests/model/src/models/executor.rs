@@ -1,7 +1,7 @@
 //! The executor: run queue, live tasks, `block_on`, the drop of a context.
 use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::future::{poll_fn, ready};
+use std::future::{pending, poll_fn, ready};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::panic_any;
@@ -47,6 +47,7 @@ crate::models![
     more_items_than_a_turn_runs_are_run_in_the_next: [57],
     a_ring_of_the_reactor_ends_one_wait: [4],
     a_context_that_ends_wakes_those_who_wait_outside_of_it: [60],
+    the_end_of_a_context_reaches_wakers_that_poll_at_once: [60, 51],
 ];
 
 /// Lost here, and this deadlocks.
@@ -402,7 +403,8 @@ fn a_deadline_that_passed_swallows_no_later_wake() {
 }
 
 /// The timer is polled outside of every task, by one executor and then by another. Jobs come meanwhile.
-/// Faults: a timer keeps its first waker; a second poll does not bring its waker; a due timer takes a later one along.
+/// Faults: a timer keeps its first waker; a second poll, of it or of a time limit, does not bring its waker; a due timer takes a later
+/// one along.
 fn a_timer_polled_by_two_wakers_wakes_the_later() {
     let clock = ManualClock::new();
     let context = AioContext::builder().clock(&clock).build().unwrap();
@@ -417,14 +419,23 @@ fn a_timer_polled_by_two_wakers_wakes_the_later() {
     let (later, second) = CountingWaker::new();
     assert!(poll_by(sleep.as_mut(), &first).is_pending());
     assert!(poll_by(sleep.as_mut(), &second).is_pending());
+    // One that belongs to a time limit moves along with it.
+    let limited = context
+        .handle()
+        .timeout(Duration::from_secs(1), pending::<()>());
+    let mut limited = pin!(limited);
+    assert!(poll_by(limited.as_mut(), &first).is_pending());
+    assert!(poll_by(limited.as_mut(), &second).is_pending());
     assert_keeps_nothing(context.handle().sleep(Duration::from_secs(1)));
     let (woken, third) = CountingWaker::new();
     let mut longer = pin!(context.handle().sleep(Duration::from_secs(2)));
     assert!(poll_by(longer.as_mut(), &third).is_pending());
     clock.advance(Duration::from_secs(1));
     context.by_hand().run_until_stalled();
-    assert_eq!(later.wakes(), 1, "the waker of the last poll was not woken");
+    assert_eq!(later.wakes(), 2, "the waker of the last poll was not woken");
     assert!(poll_by(sleep.as_mut(), &second).is_ready());
+    let limited = poll_by(limited.as_mut(), &second);
+    assert_eq!(limited, Poll::Ready(Err(TimedOut)));
     assert_eq!(woken.wakes(), 0, "a timer that is not due has fired");
     clock.advance(Duration::from_secs(1));
     context.by_hand().run_until_stalled();
@@ -533,7 +544,8 @@ fn a_timer_whose_waker_polls_at_once_is_over() {
 }
 
 /// A descriptor that another thread makes ready, and the end of the last driver: both waits are polled inside their wakes.
-/// Fault: waiters are woken while their list is borrowed, one or all.
+/// The first begins another wait there.
+/// Faults: waiters are woken while their list is borrowed, one or all; a wait is woken while the reactor is borrowed.
 fn waits_from_outside_whose_wakers_poll_at_once_are_over() {
     let flag = Arc::new(AtomicBool::new(false));
     let reactor = DeviceReactor {
@@ -554,12 +566,13 @@ fn waits_from_outside_whose_wakers_poll_at_once_are_over() {
     let stepper = context.by_hand();
     let waits = {
         let (handle, ready, left) = (context.handle(), &ready, &left);
-        let readable = handle.readable(&null);
+        let (readable, again) = (handle.readable(&null), handle.readable(&null));
         let driven = handle.while_driven(std::future::pending::<()>());
         (
             InlineHere::start(async move {
                 readable.await.unwrap();
                 ready.set(true);
+                let _ = again.await;
             }),
             InlineHere::start(async move {
                 assert_eq!(driven.await, Err(NotDriven));
@@ -655,5 +668,32 @@ fn a_context_that_ends_wakes_those_who_wait_outside_of_it() {
     assert_eq!((timer.0.wakes(), device.0.wakes()), (1, 1));
     assert!(poll_by(sleep, &timer.1).is_ready());
     assert!(poll_by(readable, &device.1).is_ready());
+    waking.join().unwrap();
+}
+
+/// Timers are polled inside the wakes of the context's end, and a wait that begins there ends at once.
+/// Fault: timers are woken while their list is borrowed.
+fn the_end_of_a_context_reaches_wakers_that_poll_at_once() {
+    let context = AioContext::new().unwrap();
+    let handle = context.handle();
+    let remote = context.remote();
+    let waking = thread::spawn(move || {
+        for _ in 0..3 {
+            remote.wake();
+        }
+    });
+    let second = Duration::from_secs(1);
+    let over = Cell::new(0);
+    let sleeping = [(), ()].map(|()| {
+        let (handle, over) = (handle.clone(), &over);
+        InlineHere::start(async move {
+            handle.sleep(second).await;
+            handle.sleep(second).await;
+            over.set(over.get() + 1);
+        })
+    });
+    drop(context);
+    assert_eq!(over.get(), 2, "a wait goes on though its context has gone");
+    drop(sleeping);
     waking.join().unwrap();
 }

@@ -44,6 +44,9 @@ crate::models![
     a_timer_set_outside_a_turn_is_watched: [58, 44, 41],
     a_descriptor_waited_for_outside_a_turn_is_watched: [58, 44],
     a_clock_moved_outside_a_turn_wakes_the_host: [58, 42],
+    a_clock_moved_by_a_task_of_a_hosted_context_ends_sleeps: [58, 51],
+    hosts_that_poll_inside_their_wake_take_over_from_block_on: [51, 56],
+    what_is_set_outside_a_turn_is_seen_by_a_host_that_polls_at_once: [58, 51, 52],
 ];
 
 /// The task waits for two results, the host sleeps in its own executor between them.
@@ -621,4 +624,131 @@ fn a_clock_moved_outside_a_turn_wakes_the_host() {
         handle.stop_drive();
     }));
     completing.join().unwrap();
+}
+
+/// The host polls inside the wake of the clock, and a task moves the clock again there.
+/// Faults: the hosts are woken before the clock shows the later time, or while the list of followers is borrowed; a timer that a task
+/// makes due is left to a host that sleeps.
+fn a_clock_moved_by_a_task_of_a_hosted_context_ends_sleeps() {
+    let clock = ManualClock::new();
+    let context = AioContext::builder().clock(&clock).build().unwrap();
+    let (completer, completion) = slot();
+    let completing = thread::spawn(move || completer.complete(()));
+    let second = Duration::from_secs(1);
+    let ended = Rc::new(Cell::new(0));
+    for seconds in 1..=3 {
+        let sleep = context.handle().sleep(second * seconds);
+        let (clock, ended) = (clock.clone(), ended.clone());
+        let task = async move {
+            sleep.await;
+            ended.set(ended.get() + 1);
+            clock.advance(second);
+        };
+        context.handle().spawn(task).detach();
+    }
+    context.block_on(completion).unwrap();
+    let host = InlineHere::start(context.drive());
+    assert_eq!(ended.get(), 0);
+    clock.advance(second);
+    assert_eq!(ended.get(), 3, "a sleep did not end though its time came");
+    drop(host);
+    completing.join().unwrap();
+}
+
+/// `block_on` ends while a task is queued: both hosts are polled when it returns, inside their wakes, and one of them runs the task.
+/// Faults: the hosts are woken while `block_on` still counts as a turn; only one of them is woken.
+fn hosts_that_poll_inside_their_wake_take_over_from_block_on() {
+    let context = AioContext::new().unwrap();
+    let (completer, completion) = slot();
+    let completing = thread::spawn(move || completer.complete(5));
+    assert_eq!(context.block_on(completion), Ok(5));
+    // From here on nothing comes from the other thread, on which these hosts could not be polled.
+    let hosts = [(), ()].map(|()| InlineHere::start(context.drive()));
+    let ran = Rc::new(Cell::new(false));
+    context.block_on(async {
+        let ran = ran.clone();
+        let task = async move { ran.set(true) };
+        context.handle().spawn(task).detach();
+    });
+    assert!(ran.get(), "no host took over");
+    context.handle().stop_drive();
+    assert!(!context.handle().is_driven(), "a host was not woken");
+    drop(hosts);
+    completing.join().unwrap();
+}
+
+/// A reactor that waits for nothing. Its watch reports nothing by itself, but says what it is asked to watch.
+struct Listening {
+    bell: EventFd,
+    ordered: EventFd,
+    until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Reactor for Listening {
+    fn unparker(&self) -> Box<dyn Unpark> {
+        Box::new(self.bell.clone())
+    }
+
+    fn park(&mut self, _limit: Option<Duration>, _ready: &mut Vec<u64>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn register(&mut self, _key: u64, _fd: OwnedFd, _interest: Interest) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn watch(&self) -> io::Result<(Box<dyn Watch>, Box<dyn Unpark>)> {
+        let bell = EventFd::new();
+        let watch = ListeningWatch {
+            bell: bell.clone(),
+            ordered: self.ordered.clone(),
+            until: self.until.clone(),
+        };
+        Ok((Box::new(watch), Box::new(bell)))
+    }
+}
+
+struct ListeningWatch {
+    bell: EventFd,
+    ordered: EventFd,
+    until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Watch for ListeningWatch {
+    fn watch(&mut self, until: Option<Instant>) {
+        *self.until.lock().unwrap() = until;
+        self.ordered.unpark();
+        self.bell.sleep();
+    }
+}
+
+/// The host is polled inside the wake, so what wakes it must be there by then. Each of the three is nearer than the one before.
+/// Faults: a wait for a descriptor, or a timer, wakes the host before it is on the list; only the first timer wakes the host.
+fn what_is_set_outside_a_turn_is_seen_by_a_host_that_polls_at_once() {
+    let ordered = EventFd::new();
+    let until = Arc::new(Mutex::new(None));
+    let reactor = Listening {
+        bell: EventFd::new(),
+        ordered: ordered.clone(),
+        until: until.clone(),
+    };
+    let context = AioContext::builder().reactor(reactor).build().unwrap();
+    let handle = context.handle();
+    let host = InlineHere::start(context.drive());
+    let (_, waker) = CountingWaker::new();
+    let null = File::open("/dev/null").unwrap();
+    let mut readable = pin!(handle.readable(&null));
+    assert!(poll_by(readable.as_mut(), &waker).is_pending());
+    ordered.sleep();
+    assert_eq!(*until.lock().unwrap(), None);
+    let mut sleeps = Vec::new(); // the first stays set while the second comes
+    for seconds in [2, 1] {
+        let at = handle.now() + Duration::from_secs(seconds);
+        let mut sleep = Box::pin(handle.sleep_until(at));
+        assert!(poll_by(sleep.as_mut(), &waker).is_pending());
+        sleeps.push(sleep);
+        ordered.sleep();
+        assert_eq!(*until.lock().unwrap(), Some(at), "not what is nearest");
+    }
+    drop((sleeps, host));
 }

@@ -18,7 +18,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use vmstate::{SaveOptions, VmstateSave};
 
-use super::support::DropsHere;
+use super::support::{DropsHere, InlineHere, moved_from_another_task};
 use crate::check::reach;
 
 crate::models![
@@ -29,8 +29,10 @@ crate::models![
     a_write_whose_future_is_dropped_is_waited_for_by_settle: [48],
     a_context_dropped_with_a_write_in_flight_drops_the_node_here: [48],
     settle_in_another_task_waits_for_a_request_that_was_dropped: [54, 48],
+    settle_reaches_every_task_and_a_waker_that_polls_at_once: [54, 50, 51],
     two_versions_of_one_cell_land_in_their_order: [55],
     a_cancel_ends_a_save_that_waits_though_nothing_completes: [59, 47] reaches ["before it waits", "as it waits"],
+    a_cancel_ends_a_flush_that_waits_though_nothing_completes: [59, 47],
 ];
 
 /// Bytes of a buffer.
@@ -316,25 +318,67 @@ fn settle_in_another_task_waits_for_a_request_that_was_dropped() {
     });
 }
 
-/// The second version of a cell is complete while the first is still in flight, and there is a worker for it. A write of the second
-/// could end at once, before the first: it must not begin before the first has ended, so that what was written last is what stays.
-/// Fault: a cell is written though an older version of it is in flight.
+/// Four wait for the end of one request: one is woken where it moved to, one in its own task, and two are polled inside the wake.
+/// Faults: a wait keeps its first waker; a second poll ends it; the end wakes one of them; it wakes them while their list is borrowed, or
+/// before the request is over.
+fn settle_reaches_every_task_and_a_waker_that_polls_at_once() {
+    let context = AioContext::new().unwrap();
+    let (disk, landed) = Blocking::new();
+    let context = &context;
+    context.block_on(async {
+        let node = Rc::new(node(context, disk).await);
+        drop_after_one_poll(&node).await;
+        let settle = || {
+            let (node, landed) = (node.clone(), landed.clone());
+            async move {
+                node.settle().await.unwrap();
+                assert_eq!(landed.load(Ordering::Relaxed), 8, "settle was too early");
+            }
+        };
+        let moved = context.handle().spawn(moved_from_another_task(settle()));
+        let settled = Cell::new(0);
+        let inline = [(), ()].map(|()| {
+            let (settle, settled) = (settle(), &settled);
+            InlineHere::start(async move {
+                settle.await;
+                settled.set(settled.get() + 1);
+            })
+        });
+        context.handle().spawn(settle()).await.unwrap();
+        moved.await.unwrap();
+        assert_eq!(settled.get(), 2, "a wait was not woken by the end");
+        drop(inline);
+    });
+}
+
+/// The second version of a cell is complete while the first is still in flight, and so is another cell that was written between them;
+/// there is a worker for it. A write of the second version could end at once, before the first: it must not begin before the first has
+/// ended, so that what was written last is what stays.
+/// Faults: a cell is written though an older version of it is in flight; only what took off last is looked at.
 fn two_versions_of_one_cell_land_in_their_order() {
     let context = AioContext::new().unwrap();
-    let ((a, first), (b, second)) = (end(), end());
-    let (disk, seen) = Disk::new([first, second]);
+    let ((a, first), (b, other), (c, second)) = (end(), end(), end());
+    let (disk, seen) = Disk::new([first, other, second]);
+    c.complete(Ok(()));
     context.block_on(async {
         let node = node(&context, disk).await;
-        let save = VmstateSave::begin(&node, options(2)).unwrap();
+        let save = VmstateSave::begin(&node, options(3)).unwrap();
         let completing = thread::spawn(move || {
-            b.complete(Ok(()));
             a.complete(Ok(()));
+            b.complete(Ok(()));
         });
-        for version in [1, 2] {
-            save.write(0, &[version; BUFFER as usize]).await.unwrap();
+        for (at, version) in [(0, 1), (BUFFER, 1), (0, 2)] {
+            save.write(at, &[version; BUFFER as usize]).await.unwrap();
         }
-        assert_eq!(save.finalize().await, Ok(BUFFER));
-        assert_eq!(*seen.ended.borrow(), [(0, 1, true), (0, 2, true)]);
+        assert_eq!(save.finalize().await, Ok(2 * BUFFER));
+        let ended = seen.ended.borrow();
+        let versions: Vec<u8> = ended
+            .iter()
+            .filter(|(at, ..)| *at == 0)
+            .map(|(_, version, _)| *version)
+            .collect();
+        assert_eq!(versions, [1, 2], "the older version landed last");
+        drop(ended);
         completing.join().unwrap();
     });
 }
@@ -359,6 +403,31 @@ fn a_cancel_ends_a_save_that_waits_though_nothing_completes() {
         } else {
             "as it waits"
         });
+        assert_eq!(seen.landed.get(), 0);
+        a.complete(Ok(()));
+        let ended = save.finalize().await;
+        assert_eq!(ended.unwrap_err().cause, Cause::Cancelled);
+        assert_eq!(node.in_flight(), 0, "finalize returned too early");
+        cancelling.join().unwrap();
+    });
+}
+
+/// The same for a flush, which waits for what is in flight.
+/// Fault: a flush does not hear of its cancel.
+fn a_cancel_ends_a_flush_that_waits_though_nothing_completes() {
+    let context = AioContext::new().unwrap();
+    let (a, first) = end();
+    let (disk, seen) = Disk::new([first]);
+    context.block_on(async {
+        let node = node(&context, disk).await;
+        let save = VmstateSave::begin(&node, options(1)).unwrap();
+        save.write(0, &[7; BUFFER as usize]).await.unwrap();
+        let cancelling = thread::spawn({
+            let handle = save.cancel_handle();
+            move || handle.cancel()
+        });
+        let flushed = save.flush().await;
+        assert_eq!(flushed.unwrap_err().cause, Cause::Cancelled);
         assert_eq!(seen.landed.get(), 0);
         a.complete(Ok(()));
         let ended = save.finalize().await;

@@ -166,6 +166,8 @@ pub(crate) struct InlineHere<'a> {
 struct Place<'a> {
     /// Out while it is being polled, gone when it is done.
     future: Cell<Option<LocalBoxFuture<'a, ()>>>,
+    /// It was woken while it was being polled, and is polled once more after that.
+    again: Cell<bool>,
     waker: Cell<Option<Waker>>,
 }
 
@@ -174,6 +176,7 @@ impl<'a> InlineHere<'a> {
     pub(crate) fn start(future: impl Future<Output = ()> + 'a) -> Self {
         let place = Rc::new(Place {
             future: Cell::new(Some(Box::pin(future))),
+            again: Cell::new(false),
             waker: Cell::new(None),
         });
         // The waker outlives nothing: it does nothing once the guard has taken the future away.
@@ -195,13 +198,25 @@ impl<'a> InlineHere<'a> {
 
 impl Place<'_> {
     fn poll(&self) {
-        let (Some(mut future), Some(waker)) = (self.future.take(), self.waker.take()) else {
-            return; // it is being polled, or done
+        let Some(mut future) = self.future.take() else {
+            self.again.set(true); // it is being polled, or done
+            return;
+        };
+        let Some(waker) = self.waker.take() else {
+            return; // it is being dropped
         };
         self.waker.set(Some(waker.clone()));
-        if poll_by(future.as_mut(), &waker).is_pending() {
-            self.future.set(Some(future));
+        for _ in 0..100 {
+            self.again.set(false);
+            if poll_by(future.as_mut(), &waker).is_ready() {
+                return;
+            }
+            if !self.again.get() {
+                self.future.set(Some(future));
+                return;
+            }
         }
+        panic!("a future wakes itself in every poll");
     }
 }
 

@@ -32,6 +32,8 @@ crate::models![
     a_worker_that_leaves_idle_is_not_waited_for_by_the_shutdown: [46] reaches ["stayed", "left"],
     a_worker_without_patience_leaves_and_another_takes_the_next_job: [46] reaches ["stayed", "left"],
     a_job_that_waits_for_a_later_one_does_not_wait_for_ever: [53, 38],
+    two_first_jobs_of_which_one_waits_for_the_other_both_end: [53, 38],
+    two_idle_workers_both_hear_of_two_jobs: [53, 38],
     context_pool_and_worker_together_keep_order_and_status: [40],
     context_pool_and_two_workers_end_all_they_began: [40] reaches ["some ended", "all had ended", "some were busy"],
 ];
@@ -169,6 +171,30 @@ fn a_job_that_waits_for_a_later_one_does_not_wait_for_ever() {
     let completing = workers.run(move || completer.complete(5));
     assert_eq!(host(waiting).unwrap(), 5);
     host(completing).unwrap();
+}
+
+/// The first of them starts a worker, which has not begun when the second comes.
+/// Fault: a worker that is starting counts for every job.
+fn two_first_jobs_of_which_one_waits_for_the_other_both_end() {
+    let workers = workers(2);
+    let (completer, completion) = slot();
+    let waiting = workers.run(move || host(completion).unwrap());
+    let completing = workers.run(move || completer.complete(5));
+    assert_eq!(host(waiting).unwrap(), 5);
+    host(completing).unwrap();
+}
+
+/// Both workers are idle, or about to be, and no other may be started. The first one has not taken its job when the second comes.
+/// Fault: a job wakes no worker while another one is queued.
+fn two_idle_workers_both_hear_of_two_jobs() {
+    let workers = workers(2);
+    for round in 0..2 {
+        let (completer, completion) = slot();
+        let waiting = workers.run(move || host(completion).unwrap());
+        let completing = workers.run(move || completer.complete(round));
+        assert_eq!(host(waiting).unwrap(), round);
+        host(completing).unwrap();
+    }
 }
 
 /// Faults: the panic ends the worker; its payload is lost; the result never comes.
