@@ -4,6 +4,7 @@
 //! captured at any one moment fits together. A commit captures, then writes:
 //!
 //! ```text
+//!   lower unnamed references | capture
 //!   refcount blocks | flush | reftable | flush | L2 tables | flush | L1 table | flush | header | flush | punch holes, lower refcounts in memory
 //!                     ^ data too  (if changed)               (if changed)       (if changed)
 //! ```
@@ -64,6 +65,10 @@ impl Image {
         }
         let number = commits.begun.get() + 1;
         commits.begun.set(number);
+        // What fails here is tried again by the next commit, and is no error of the caller's changes.
+        if let Err(cause) = self.reclaim_unnamed().await {
+            commits.not_reclaimed.borrow_mut().get_or_insert(cause);
+        }
         let capture = self.capture();
         let result = self.write_capture(&capture).await;
         self.settle(capture, result.is_ok());
@@ -74,6 +79,15 @@ impl Image {
             commits.not_reclaimed.borrow_mut().get_or_insert(cause);
         }
         Ok(())
+    }
+
+    /// Drops the references that no table on disk ever had if many of them have piled up. Nothing is written.
+    pub(super) async fn make_room_unnamed(&self) -> Result<()> {
+        if self.frees.unnamed.borrow().len() < MANY_FREES {
+            return Ok(());
+        }
+        let _turn = self.commits.turn.lock().await;
+        self.reclaim_unnamed().await
     }
 
     /// Why clusters could not be freed since this was asked last.
@@ -159,9 +173,11 @@ impl Image {
         self.file.flush().await
     }
 
-    /// Neighbours become one write.
+    /// Neighbours become one write. All are tried, whatever becomes of the others, since slices may be written in any order and any of them may
+    /// be the one that frees space; the first error is returned.
     async fn write_slices(&self, slices: &[Captured]) -> Result<()> {
         let memory = self.file.child().limits().memory_alignment as usize;
+        let mut first_error = Ok(());
         let mut left = slices;
         while let Some(first) = left.first() {
             let size = first.bytes.len() as u64;
@@ -178,10 +194,11 @@ impl Image {
             let bytes: Vec<u8> = bytes.collect();
             let owned = block_core::IoBuf::copy_of(&bytes, memory).map_err(out_of_memory)?;
             let owned: SharedBuf = owned.freeze();
-            self.file.writev(first.at, IoVector::from(owned)).await?;
+            let written = self.file.writev(first.at, IoVector::from(owned)).await;
+            first_error = first_error.and(written);
             left = rest;
         }
-        Ok(())
+        first_error
     }
 
     /// Makes these the fields of the header, behind a flush, and stable. One write inside the first sector, which is not torn.

@@ -109,7 +109,7 @@ impl Image {
         let host = self.append(bytes).await?;
         let written = self.write_packed_to(tree, at, host, data).await;
         if written.is_err() {
-            self.free(self.clusters_of(host, bytes));
+            self.free_unnamed(self.clusters_of(host, bytes));
         }
         written
     }

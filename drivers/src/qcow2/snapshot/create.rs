@@ -175,11 +175,11 @@ impl Image {
 
     /// After a failure: the disk gets its references back, and its flags. The error to return.
     async fn give_back(&self, plan: Plan, cause: Cause) -> Cause {
-        self.free(plan.l1);
+        self.free_unnamed(plan.l1);
         self.cover_snapshot_tables();
         // From here on its tables cannot change, so that what is raised can be lowered at any later time.
         self.share_active_l1(plan.disk.entries().len());
-        self.abandon(plan.disk.done_so_far());
+        self.abandon_unnamed(plan.disk.done_so_far());
         self.recompute_copied();
         match self.tidy().await {
             Ok(()) => cause,

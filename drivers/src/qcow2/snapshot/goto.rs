@@ -50,7 +50,7 @@ impl Image {
                 Ok(())
             }
             Err(cause) => {
-                self.abandon(walk.done_so_far());
+                self.abandon_unnamed(walk.done_so_far());
                 match self.tidy().await {
                     Ok(()) => Err(cause),
                     Err(freeing) => Err(Cause::Leaked {
@@ -76,7 +76,7 @@ impl Image {
         let count = self.geometry.clusters_for(bytes);
         let clusters = self.allocate(Wanted::Exactly(count)).await?;
         if let Err(error) = self.add_table(Table::L1, clusters.clone()) {
-            self.free(clusters);
+            self.free_unnamed(clusters);
             return Err(error.into());
         }
         let old = self.active.copy(0..self.active.len());
@@ -87,7 +87,7 @@ impl Image {
         if let Err(cause) = self.commit().await {
             self.size.set(old_size);
             self.active.replace(old, old_at);
-            self.free(clusters);
+            self.free_unnamed(clusters);
             return Err(self.unsure(cause));
         }
 

@@ -4,6 +4,7 @@
 
 use crate::qcow2::Result;
 use crate::qcow2::entry::{Cluster, L1Entry};
+use crate::qcow2::free::Named;
 use crate::qcow2::image::Image;
 use crate::qcow2::walk::{Step, Walk};
 use block_core::Cause;
@@ -13,7 +14,7 @@ use std::cell::{Cell, RefCell};
 #[derive(Default)]
 pub(in crate::qcow2) struct Leftovers {
     /// Tables whose references are to be dropped, each as far as that has been done. Nobody writes to them any more.
-    abandoned: RefCell<Vec<Walk>>,
+    abandoned: RefCell<Vec<(Walk, Named)>>,
     /// Entries of the active tables may lead to clusters with one reference and say otherwise.
     copied: Cell<bool>,
 }
@@ -21,7 +22,14 @@ pub(in crate::qcow2) struct Leftovers {
 impl Image {
     /// All that the walk leads to is to lose a reference, once no table on disk names these L1 entries.
     pub(in crate::qcow2) fn abandon(&self, walk: Walk) {
-        self.leftovers.abandoned.borrow_mut().push(walk);
+        let mut abandoned = self.leftovers.abandoned.borrow_mut();
+        abandoned.push((walk, Named::Perhaps));
+    }
+
+    /// The same of references that no table on disk ever had: none may be raised for these L1 entries by then.
+    pub(in crate::qcow2) fn abandon_unnamed(&self, walk: Walk) {
+        let named = self.never_named();
+        self.leftovers.abandoned.borrow_mut().push((walk, named));
     }
 
     /// What operations before this one have left is done first: then refcounts are what they will be, and no more than one operation's
@@ -72,13 +80,16 @@ impl Image {
     pub(in crate::qcow2) async fn free_abandoned(&self) -> Result<()> {
         loop {
             let next = self.leftovers.abandoned.borrow_mut().pop();
-            let Some(mut walk) = next else { return Ok(()) };
-            match self.free_references(&mut walk).await {
+            let Some((mut walk, named)) = next else {
+                return Ok(());
+            };
+            match self.free_references(&mut walk, named).await {
                 Ok(()) => {}
                 // Never to be read: given up. It was checked before, so somebody else has changed the file.
                 Err(cause @ Cause::Corrupt(_)) => return Err(cause),
                 Err(cause) => {
-                    self.abandon(walk);
+                    let mut abandoned = self.leftovers.abandoned.borrow_mut();
+                    abandoned.push((walk, named));
                     return Err(cause);
                 }
             }

@@ -23,7 +23,7 @@ impl Image {
         self.snapshots_at.set((at, snapshots.len() as u32));
         if let Err(cause) = self.commit().await {
             self.snapshots_at.set(before);
-            self.free(clusters);
+            self.free_unnamed(clusters);
             return Err(self.unsure(cause));
         }
         let old = self.snapshots.table.replace(SnapshotTable {
@@ -70,7 +70,7 @@ impl Image {
             Err(error) => Err(error.into()),
         };
         if let Err(cause) = written {
-            self.free(clusters);
+            self.free_unnamed(clusters);
             return Err(cause);
         }
         Ok(clusters)
