@@ -7,6 +7,9 @@
 //!                        +--------------------+
 //! ```
 //!
+//! Of a slice only the blocks with changes are written. What was a hole of the file stays one, so that a change that is undone on a full disk
+//! needs no space.
+//!
 //! Only clean slices that nobody holds are let go. What orders the writes is the commit (`commit.rs`); this file only keeps count.
 
 use super::Result;
@@ -14,7 +17,11 @@ use super::file::ImageFile;
 use aio_task::CoQueue;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
+
+/// Slices are written in multiples of this, the usual block of a file system, or whole where they are smaller.
+const BLOCK: usize = 4096;
 
 /// Slices of tables of one kind, by their place in the file.
 pub(super) struct SliceCache {
@@ -39,6 +46,8 @@ pub(super) struct Slice {
     /// Its first byte in the file.
     at: u64,
     bytes: RefCell<Vec<u8>>,
+    /// The bytes that were changed since they were captured last; from the first one to the last one.
+    changed: RefCell<Range<usize>>,
     state: Cell<State>,
     /// When it was asked for last.
     used: Cell<u64>,
@@ -54,11 +63,14 @@ enum State {
     Writing,
 }
 
-/// The bytes of one dirty slice at the moment of a capture.
+/// The changed blocks of one dirty slice at the moment of a capture.
 pub(super) struct Captured {
+    /// Where they are in the file.
     pub(super) at: u64,
     pub(super) bytes: Vec<u8>,
     slice: Rc<Slice>,
+    /// Where they are in the slice.
+    part: Range<usize>,
 }
 
 impl SliceCache {
@@ -140,6 +152,7 @@ impl SliceCache {
         let slice = Rc::new(Slice {
             at,
             bytes: RefCell::new(bytes),
+            changed: RefCell::default(),
             state: Cell::new(State::Clean),
             used: Cell::new(self.tick()),
             dirty_count: self.dirty.clone(),
@@ -177,17 +190,22 @@ impl SliceCache {
         self.dirty.get() > 0
     }
 
-    /// Copies of all dirty slices, in the order of their places; they count as being written from now on.
+    /// Copies of what is changed in all dirty slices, in the order of their places; they count as being written from now on.
     pub(super) fn capture(&self) -> Vec<Captured> {
         let slices = self.slices.borrow();
         let dirty = slices.values().filter(|s| s.state.get() == State::Dirty);
         dirty
             .map(|slice| {
                 slice.set(State::Writing);
+                let bytes = slice.bytes.borrow();
+                let changed = slice.changed.take();
+                let end = changed.end.next_multiple_of(BLOCK).min(bytes.len());
+                let part = changed.start - changed.start % BLOCK..end;
                 Captured {
-                    at: slice.at,
-                    bytes: slice.bytes.borrow().clone(),
+                    at: slice.at + part.start as u64,
+                    bytes: bytes[part.clone()].to_vec(), // inside: see `change`
                     slice: slice.clone(),
+                    part,
                 }
             })
             .collect()
@@ -195,10 +213,15 @@ impl SliceCache {
 
     /// What was captured is stable on disk (`ok`), or must be written again.
     pub(super) fn settle(&self, captured: Vec<Captured>, ok: bool) {
-        for Captured { slice, .. } in captured {
+        for Captured { slice, part, .. } in captured {
             // A change since the capture has made it dirty again; one that was forgotten stays forgotten.
-            if slice.state.get() == State::Writing {
-                slice.set(if ok { State::Clean } else { State::Dirty });
+            match (slice.state.get(), ok) {
+                (State::Clean, _) | (State::Dirty, true) => {}
+                (State::Writing, true) => slice.set(State::Clean),
+                (State::Writing | State::Dirty, false) => {
+                    slice.set(State::Dirty);
+                    slice.extend(part);
+                }
             }
         }
     }
@@ -215,10 +238,21 @@ impl Slice {
         self.bytes.borrow()
     }
 
-    /// Changes the bytes. The slice is dirty from now on.
-    pub(super) fn change<T>(&self, change: impl FnOnce(&mut [u8]) -> T) -> T {
+    /// Changes the bytes of `part`, and no others. The slice is dirty from now on.
+    pub(super) fn change<T>(&self, part: Range<usize>, change: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut bytes = self.bytes.borrow_mut();
         self.set(State::Dirty);
-        change(&mut self.bytes.borrow_mut())
+        self.extend(part.start.min(bytes.len())..part.end.min(bytes.len()));
+        change(&mut bytes)
+    }
+
+    /// These bytes are changed too.
+    fn extend(&self, part: Range<usize>) {
+        let mut changed = self.changed.borrow_mut();
+        *changed = match changed.is_empty() {
+            true => part,
+            false => changed.start.min(part.start)..changed.end.max(part.end),
+        };
     }
 
     fn set(&self, state: State) {

@@ -180,15 +180,16 @@ impl Image {
         let mut first_error = Ok(());
         let mut left = slices;
         while let Some(first) = left.first() {
-            let size = first.bytes.len() as u64;
-            let at_once = (MAX_WRITE / size.max(1)).max(1);
-            let neighbours = (first.at..).step_by(size as usize);
+            let mut end = first.at;
             let count = left
                 .iter()
-                .zip(neighbours)
-                .take_while(|(slice, at)| slice.at == *at)
-                .take(at_once as usize)
-                .count();
+                .take_while(|slice| {
+                    let next = slice.at == end;
+                    end += slice.bytes.len() as u64;
+                    next && end - first.at <= MAX_WRITE
+                })
+                .count()
+                .max(1);
             let (run, rest) = left.split_at(count);
             let bytes = run.iter().flat_map(|slice| slice.bytes.iter().copied());
             let bytes: Vec<u8> = bytes.collect();

@@ -144,7 +144,9 @@ impl Image {
     /// Makes `cluster` the entry `index` of a slice, whose table is not shared with a snapshot.
     pub(super) fn set_entry(&self, slice: &Slice, index: usize, cluster: Cluster) {
         let entry = cluster.encode(&self.geometry);
-        let done = slice.change(|bytes| entry.write(&self.geometry, bytes, index));
+        let size = self.geometry.l2_entry_size() as usize; // 8 or 16
+        let part = index * size..(index + 1) * size;
+        let done = slice.change(part, |bytes| entry.write(&self.geometry, bytes, index));
         debug_assert!(done.is_some());
     }
 

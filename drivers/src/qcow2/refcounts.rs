@@ -233,7 +233,11 @@ impl Refcounts {
 
     /// `value` fits the width.
     pub(super) fn write(&self, slice: &Slice, index: usize, value: u64) {
-        let done = slice.change(|bytes| self.geometry.set_refcount(bytes, index, value));
+        let bits = self.geometry.refcount_bits() as usize; // at most 64
+        let part = index * bits / 8..((index + 1) * bits).div_ceil(8);
+        let done = slice.change(part, |bytes| {
+            self.geometry.set_refcount(bytes, index, value)
+        });
         debug_assert!(done.is_some());
     }
 }

@@ -189,7 +189,7 @@ fn a_save_that_uses_up_the_space_is_undone_without_any_more_of_it_and_leaves_no_
             let state = pattern(3, len);
             for spare in 0.. {
                 let what = format!("{pairs}: {spare} blocks to spare");
-                let full = open(&bench, &bytes, false, spare).await;
+                let full = open(&bench, &bytes, true, spare).await;
                 let before = full.blocks.taken.borrow().len();
                 let Err(error) = save(&full.node, &state).await else {
                     full.node.close().await.expect("closed");
@@ -241,7 +241,7 @@ fn a_snapshot_without_space_for_its_tables_is_undone_without_any_more_of_it() {
             let bytes = image.close().await;
             for spare in 0.. {
                 let what = format!("{pairs}: {spare} blocks to spare");
-                let full = open(&bench, &bytes, false, spare).await;
+                let full = open(&bench, &bytes, true, spare).await;
                 let made = full.node.snapshot_create(NewSnapshot::new("new")).await;
                 let done = made.is_ok();
                 if !done {
