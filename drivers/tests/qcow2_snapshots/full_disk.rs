@@ -165,11 +165,18 @@ async fn save(node: &BlockNode, state: &[u8]) -> Result<()> {
         .map(drop)
 }
 
-const IMAGES: [(&str, usize); 3] = [
+/// Images, the bytes of the state, and the fewest blocks to spare.
+const IMAGES: [(&str, usize, usize); 4] = [
     // More tables than are kept in memory, so that raised refcounts and L2 tables are on disk before the space is used up.
-    ("size=256k,cluster_size=512,refcount_bits=64", 150_000),
-    ("size=1M,cluster_size=4096", 300_000),
-    ("size=8M", 900_000),
+    ("size=256k,cluster_size=512,refcount_bits=64", 150_000, 0),
+    ("size=1M,cluster_size=4096", 300_000, 0),
+    ("size=8M", 900_000, 0),
+    // The space is used up where the refcounts of the state's last clusters would be in a hole of their block.
+    (
+        "size=1M,cluster_size=8192,refcount_bits=64",
+        5_500_000,
+        1150,
+    ),
 ];
 
 #[test]
@@ -177,7 +184,7 @@ fn a_save_that_uses_up_the_space_is_undone_without_any_more_of_it_and_leaves_no_
     let bench = Bench::new();
     bench.run(async {
         let mut failed = 0;
-        for (pairs, len) in IMAGES {
+        for (pairs, len, fewest) in IMAGES {
             let image = bench.image(pairs).await;
             image
                 .write(5000, &pattern(1, 70_000))
@@ -187,7 +194,7 @@ fn a_save_that_uses_up_the_space_is_undone_without_any_more_of_it_and_leaves_no_
             image.write(9000, &pattern(2, 9000)).await.expect("written");
             let bytes = image.close().await;
             let state = pattern(3, len);
-            for spare in 0.. {
+            for spare in fewest.. {
                 let what = format!("{pairs}: {spare} blocks to spare");
                 let full = open(&bench, &bytes, true, spare).await;
                 let before = full.blocks.taken.borrow().len();
@@ -197,7 +204,8 @@ fn a_save_that_uses_up_the_space_is_undone_without_any_more_of_it_and_leaves_no_
                     break;
                 };
                 failed += 1;
-                assert_eq!(error.cause, Cause::Os(Errno::NOSPC), "{what}");
+                // A snapshot that could not be made may call its tables leaked: the state is still there, and its counts have no space.
+                assert_eq!(error.errno(), Errno::NOSPC, "{what}");
                 assert_eq!(full.node.discard_vmstate().await, Ok(()), "{what}");
                 // As it is now, whatever becomes of the close.
                 let report = bench.check(&full.control.contents()).await;
@@ -232,7 +240,7 @@ fn a_save_that_uses_up_the_space_is_undone_without_any_more_of_it_and_leaves_no_
 fn a_snapshot_without_space_for_its_tables_is_undone_without_any_more_of_it() {
     let bench = Bench::new();
     bench.run(async {
-        for (pairs, _) in IMAGES {
+        for (pairs, ..) in IMAGES {
             let image = bench.image(pairs).await;
             image
                 .write(5000, &pattern(1, 70_000))
