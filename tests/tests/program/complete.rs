@@ -78,7 +78,14 @@ fn a_closed_stdout_is_an_error_where_the_output_is_what_counts() {
     let folder = disk_folder();
     fs::write(folder.path().join("f"), "state").expect("written");
     image(folder.path());
-    for args in ["load f", "load i --name old", "list i", "info i"] {
+    for args in [
+        "load f",
+        "load i --name old",
+        "list i",
+        "info i",
+        "check i",
+        "check --repair all i",
+    ] {
         let closed = format!("exec \"$0\" {args} >&-");
         let line = failure(&shell(folder.path(), &closed));
         assert!(line.contains("stdout: write: it is closed"), "{line}");

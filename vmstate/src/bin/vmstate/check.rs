@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::graph::{HostFile, Purpose, image_failure};
 use crate::human;
 use crate::say;
+use crate::stdio;
 use block_drivers::qcow2::{self, CheckReport, RepairLevel};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -15,6 +16,7 @@ const CORRUPTIONS: i32 = 2;
 const LEAKS: i32 = 3;
 
 pub(crate) fn run(args: &CheckArgs) -> Result<i32, Failure> {
+    stdio::stdout_is_open()?;
     let shown = args.file.display().to_string();
     let report = Cx::run(NonZeroUsize::MIN, async |cx| {
         let left = match args.repair {
