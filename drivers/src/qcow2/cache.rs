@@ -238,12 +238,17 @@ impl Slice {
         self.bytes.borrow()
     }
 
-    /// Changes the bytes of `part`, and no others. The slice is dirty from now on.
-    pub(super) fn change<T>(&self, part: Range<usize>, change: impl FnOnce(&mut [u8]) -> T) -> T {
-        let mut bytes = self.bytes.borrow_mut();
+    /// Changes the bytes of `part`, which is all that `change` gets. The slice is dirty from now on. `None`, and nothing has changed, where
+    /// the slice ends before it or `change` returns `None`.
+    pub(super) fn change(
+        &self,
+        part: Range<usize>,
+        change: impl FnOnce(&mut [u8]) -> Option<()>,
+    ) -> Option<()> {
+        change(self.bytes.borrow_mut().get_mut(part.clone())?)?;
         self.set(State::Dirty);
-        self.extend(part.start.min(bytes.len())..part.end.min(bytes.len()));
-        change(&mut bytes)
+        self.extend(part);
+        Some(())
     }
 
     /// These bytes are changed too.

@@ -146,7 +146,7 @@ impl Image {
         let entry = cluster.encode(&self.geometry);
         let size = self.geometry.l2_entry_size() as usize; // 8 or 16
         let part = index * size..(index + 1) * size;
-        let done = slice.change(part, |bytes| entry.write(&self.geometry, bytes, index));
+        let done = slice.change(part, |bytes| entry.write(&self.geometry, bytes, 0));
         debug_assert!(done.is_some());
     }
 

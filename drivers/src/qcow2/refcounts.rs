@@ -235,8 +235,9 @@ impl Refcounts {
     pub(super) fn write(&self, slice: &Slice, index: usize, value: u64) {
         let bits = self.geometry.refcount_bits() as usize; // at most 64
         let part = index * bits / 8..((index + 1) * bits).div_ceil(8);
+        let inside = index - part.start * 8 / bits; // several share a byte where they are narrow
         let done = slice.change(part, |bytes| {
-            self.geometry.set_refcount(bytes, index, value)
+            self.geometry.set_refcount(bytes, inside, value)
         });
         debug_assert!(done.is_some());
     }
