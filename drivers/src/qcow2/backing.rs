@@ -42,9 +42,10 @@ impl Backing {
             }
             Self::Open(file) => file.read(at.0, dst).await,
             Self::NotOpened { path, why } => {
-                let why = why.iter().map(|why| format!(": {why}"));
-                let text = format!("the backing file {path:?} was not opened");
-                let text: String = [text].into_iter().chain(why).collect();
+                let mut text = format!("the backing file {path:?} was not opened");
+                if let Some(why) = why {
+                    text += &format!(": {why}");
+                }
                 (dst, Err(Cause::Driver(text.into())))
             }
         }
