@@ -13,7 +13,7 @@ use super::Result;
 use super::codec::{self, CodecError};
 use super::entry::Cluster;
 use super::error::{Qcow2Error, Table};
-use super::free::Space;
+use super::free::Freeing;
 use super::image::Image;
 use super::offset::{GuestOffset, HostOffset};
 use super::tree::Tree;
@@ -109,7 +109,7 @@ impl Image {
         let host = self.append(bytes).await?;
         let written = self.write_packed_to(tree, at, host, data).await;
         if written.is_err() {
-            self.free_unnamed(self.clusters_of(host, bytes));
+            self.free(self.clusters_of(host, bytes), Freeing::Unnamed);
         }
         written
     }
@@ -140,7 +140,7 @@ impl Image {
         let (slice, index) = self.writable_l2_slice(tree, at).await?;
         let old = self.decode(&slice, index, at)?;
         self.set_entry(&slice, index, cluster);
-        self.free_cluster(&old, Space::Stays);
+        self.free_cluster(&old, Freeing::ForReuse);
         Ok(())
     }
 
@@ -148,7 +148,7 @@ impl Image {
     async fn append(&self, bytes: u64) -> Result<HostOffset> {
         let (at, old_table) = self.refcounts.append(&self.file, bytes).await?;
         if let Some(old_table) = old_table {
-            self.free(old_table);
+            self.free(old_table, Freeing::ForHost);
         }
         Ok(at)
     }

@@ -12,7 +12,7 @@
 //!   since commits take turns.
 //! - The file is cut last. What is cut off is free in the refcounts on disk as well.
 //!
-//! What no table on disk ever named needs no commit (`Named::Never`): a dropped state, the clusters of a write that failed, the references of a
+//! What no table on disk ever named needs no commit ([`Freeing::Unnamed`]): a dropped state, the clusters of a write that failed, the references of a
 //! snapshot that was not recorded. Its refcounts are lowered, and its holes punched, *before* the next commit captures what is dirty:
 //!
 //! - A count that was raised in memory alone is never written, and neither is a cached table of such a cluster. So the undo of an operation that
@@ -31,22 +31,16 @@ use block_core::Cause;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
-/// What becomes of the host's space when a cluster has no reference left.
+/// When freed clusters lose their reference, and what becomes of the space of those that nothing uses then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Space {
-    /// It stays allocated, for the cluster's next use.
-    Stays,
-    /// It is given back: a hole is punched.
-    GoesBack,
-}
-
-/// Whether a table on disk may have named what is freed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Named {
-    /// The reference is dropped when the present mapping is stable.
-    Perhaps,
-    /// The reference is dropped at once.
-    Never,
+pub(super) enum Freeing {
+    /// Once a commit has made the present mapping stable. The space stays in the file, for the guest's next write: QEMU's
+    /// `QCOW2_DISCARD_OTHER` and `_REQUEST`, which it does not pass to the file by default.
+    ForReuse,
+    /// At the same time, and the host gets the space back: QEMU's `QCOW2_DISCARD_SNAPSHOT` and `_ALWAYS`.
+    ForHost,
+    /// Before the next commit writes refcounts, since no table on disk ever had the reference. The host gets the space back.
+    Unnamed,
 }
 
 /// Clusters that lose a reference each.
@@ -54,6 +48,15 @@ pub(super) enum Named {
 pub(super) struct Freed {
     clusters: Range<u64>,
     space: Space,
+}
+
+/// What becomes of the host's space when a cluster has no reference left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Space {
+    /// It stays allocated.
+    Stays,
+    /// A hole is punched.
+    GoesBack,
 }
 
 /// Clusters that have not lost their reference yet.
@@ -76,39 +79,22 @@ impl Frees {
 }
 
 impl Image {
-    /// The clusters lose a reference once a commit has made the present mapping stable. The host gets back the space of those that nothing
-    /// uses then: QEMU's `qcow2_free_clusters` with `QCOW2_DISCARD_SNAPSHOT` or `_ALWAYS`.
-    pub(super) fn free(&self, clusters: Range<u64>) {
-        push(
-            &mut self.frees.waiting.borrow_mut(),
-            clusters,
-            Space::GoesBack,
-        );
+    /// The clusters lose a reference each: QEMU's `qcow2_free_clusters`.
+    pub(super) fn free(&self, clusters: Range<u64>, freeing: Freeing) {
+        let frees = &self.frees;
+        let (list, space) = match freeing {
+            Freeing::ForReuse => (&frees.waiting, Space::Stays),
+            Freeing::Unnamed if self.on_disk.get().sure => (&frees.unnamed, Space::GoesBack),
+            Freeing::ForHost | Freeing::Unnamed => (&frees.waiting, Space::GoesBack),
+        };
+        push(&mut list.borrow_mut(), clusters, space);
     }
 
-    /// The same, but their space stays in the file, for the guest's next write: `QCOW2_DISCARD_OTHER` and `_REQUEST`, which QEMU does not pass
-    /// to the file by default.
-    pub(super) fn free_for_reuse(&self, clusters: Range<u64>) {
-        push(&mut self.frees.waiting.borrow_mut(), clusters, Space::Stays);
-    }
-
-    /// The clusters lose a reference that no table on disk ever had, before the next commit writes refcounts.
-    pub(super) fn free_unnamed(&self, clusters: Range<u64>) {
-        match self.never_named() {
-            Named::Perhaps => self.free(clusters),
-            Named::Never => push(
-                &mut self.frees.unnamed.borrow_mut(),
-                clusters,
-                Space::GoesBack,
-            ),
-        }
-    }
-
-    /// What the tables in memory alone name: nothing on disk does, unless a header that was written and may be there.
-    pub(super) fn never_named(&self) -> Named {
+    /// How references are dropped that only tables in memory have: no table on disk does, unless a header that was written may be there.
+    pub(super) fn freeing_of_unnamed(&self) -> Freeing {
         match self.on_disk.get().sure {
-            true => Named::Never,
-            false => Named::Perhaps,
+            true => Freeing::Unnamed,
+            false => Freeing::ForHost,
         }
     }
 

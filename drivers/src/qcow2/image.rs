@@ -6,6 +6,7 @@ use super::cache::SliceCache;
 use super::commit::Commits;
 use super::error::{Qcow2Error, Table};
 use super::file::ImageFile;
+use super::free::Freeing;
 use super::free::Frees;
 use super::geometry::Geometry;
 use super::header::Header;
@@ -135,7 +136,7 @@ impl Image {
     ) -> super::Result<Range<u64>> {
         let (clusters, old_table) = self.refcounts.allocate(&self.file, wanted).await?;
         if let Some(old_table) = old_table {
-            self.free(old_table);
+            self.free(old_table, Freeing::ForHost);
         }
         Ok(clusters)
     }

@@ -5,7 +5,7 @@ use super::allocate::Wanted;
 use super::cache::Slice;
 use super::entry::{Cluster, L1Entry, L2Entry, Subcluster};
 use super::error::{Qcow2Error, Table};
-use super::free::Space;
+use super::free::Freeing;
 use super::image::Image;
 use super::offset::{GuestOffset, HostOffset};
 use super::tree::Tree;
@@ -192,48 +192,43 @@ impl Image {
         }
         let new = self.allocate(Wanted::Exactly(1)).await?;
         let at = new.start * cluster_size;
-        self.add_table(Table::L2, new.clone())?;
-        if let Err(cause) = self.file.write(at, &bytes).await {
-            self.free_unnamed(new);
+        let written = match self.add_table(Table::L2, new.clone()) {
+            Ok(()) => self.file.write(at, &bytes).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(cause) = written {
+            self.free(new, Freeing::Unnamed);
             return Err(cause);
         }
         self.l2.adopt(at, &bytes);
         self.set_l1_entry(tree, l1_index, L1Entry::new(HostOffset(at), true).0);
         if let Some(old) = old {
-            self.free_for_reuse(self.clusters_of(old, cluster_size));
+            self.free(self.clusters_of(old, cluster_size), Freeing::ForReuse);
         }
         Ok(())
     }
 
-    /// What a cluster used loses a reference when the present mapping is stable. Nothing does for one in an external data file.
-    pub(super) fn free_cluster(&self, old: &Cluster, space: Space) {
+    /// What a cluster used loses a reference. Nothing does for one in an external data file.
+    pub(super) fn free_cluster(&self, old: &Cluster, freeing: Freeing) {
         if let Cluster::Compressed { at, bytes } = *old {
-            self.free_data(self.clusters_of(at, bytes), space);
+            self.free_data(self.clusters_of(at, bytes), freeing);
         } else if let Some(host) = old.host()
             && self.data.is_none()
         {
-            self.free_data(self.clusters_of(host, self.geometry.cluster_size()), space);
+            self.free_data(
+                self.clusters_of(host, self.geometry.cluster_size()),
+                freeing,
+            );
         }
     }
 
     /// The same for host clusters that an entry of an L2 table names. A damaged one may name a table's: that stays in use, or the next who
     /// allocates would write over it.
-    pub(super) fn free_data(&self, clusters: Range<u64>, space: Space) {
+    pub(super) fn free_data(&self, clusters: Range<u64>, freeing: Freeing) {
         let tables = &self.refcounts.tables;
         for cluster in clusters.filter(|cluster| tables.get(*cluster).is_none()) {
-            match space {
-                Space::Stays => self.free_for_reuse(cluster..cluster + 1),
-                Space::GoesBack => self.free(cluster..cluster + 1),
-            }
+            self.free(cluster..cluster + 1, freeing);
         }
-    }
-
-    /// The same of references that no table on disk ever had.
-    pub(super) fn free_unnamed_data(&self, clusters: Range<u64>) {
-        let tables = &self.refcounts.tables;
-        clusters
-            .filter(|cluster| tables.get(*cluster).is_none())
-            .for_each(|cluster| self.free_unnamed(cluster..cluster + 1));
     }
 
     /// The host clusters that hold `bytes` bytes at `at`.

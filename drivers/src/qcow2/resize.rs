@@ -14,6 +14,7 @@ use super::Result;
 use super::allocate::Wanted;
 use super::entry::{Cluster, Subcluster, Subclusters};
 use super::error::{Qcow2Error, Table};
+use super::free::Freeing;
 use super::geometry::TABLE_ENTRY_SIZE;
 use super::image::Image;
 use super::locks::EVERYTHING;
@@ -204,7 +205,7 @@ impl Image {
         let wanted = geometry.clusters_for(entries * TABLE_ENTRY_SIZE);
         let new = self.allocate(Wanted::Exactly(wanted)).await?;
         if let Err(error) = self.add_table(Table::L1, new.clone()) {
-            self.free_unnamed(new);
+            self.free(new, Freeing::Unnamed);
             return Err(error.into());
         }
         let old = geometry.cluster_of(HostOffset(self.active.at()));
@@ -213,7 +214,7 @@ impl Image {
         table.resize(entries as usize, 0); // at most 4 Mi
         self.active
             .replace(table, new.start << geometry.cluster_bits());
-        self.free_for_reuse(old);
+        self.free(old, Freeing::ForReuse);
         Ok(())
     }
 
@@ -245,7 +246,7 @@ impl Image {
             if done.is_err()
                 && let Some(taken) = taken
             {
-                self.free_unnamed(taken);
+                self.free(taken, Freeing::Unnamed);
             }
             done?;
             at += clusters << geometry.cluster_bits();

@@ -11,7 +11,7 @@
 use super::Result;
 use super::allocate::Wanted;
 use super::entry::{Cluster, Subcluster, Subclusters};
-use super::free::Space;
+use super::free::Freeing;
 use super::image::Image;
 use super::mapping::{Content, Extent};
 use super::offset::{GuestOffset, HostOffset};
@@ -109,7 +109,7 @@ impl Image {
         if written.is_err()
             && let Some(taken) = taken
         {
-            self.free_unnamed(taken);
+            self.free(taken, Freeing::Unnamed);
         }
         written.map(|()| plan.len)
     }
@@ -198,7 +198,7 @@ impl Image {
             let new = self.rewritten(old, plan.reused, host, covered);
             self.set_entry(&slice, index, new);
             if !plan.reused {
-                self.free_cluster(old, Space::Stays);
+                self.free_cluster(old, Freeing::ForReuse);
             }
         }
         Ok(())

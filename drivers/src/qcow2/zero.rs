@@ -11,7 +11,7 @@
 
 use super::Result;
 use super::entry::{Cluster, L1Entry, Subcluster, Subclusters};
-use super::free::Space;
+use super::free::Freeing;
 use super::image::Image;
 use super::offset::GuestOffset;
 use super::tree::Tree;
@@ -32,12 +32,12 @@ enum Change {
 }
 
 impl Change {
-    /// What becomes of the space. A guest writes to what it has discarded, and QEMU keeps its space in the file by default; what is past the
+    /// How the clusters that it leaves are freed. A guest writes to what it has discarded, and QEMU keeps its space in the file by default; what is past the
     /// end of a disk that becomes shorter goes back.
-    fn space(self) -> Space {
+    fn freeing(self) -> Freeing {
         match self {
-            Self::Hide | Self::Zero { .. } | Self::Discard => Space::Stays,
-            Self::Drop => Space::GoesBack,
+            Self::Hide | Self::Zero { .. } | Self::Discard => Freeing::ForReuse,
+            Self::Drop => Freeing::ForHost,
         }
     }
 }
@@ -148,7 +148,7 @@ impl Image {
                 Some(new) if new != old => {
                     self.set_entry(&slice, index, new);
                     if new.host() != old.host() || matches!(old, Cluster::Compressed { .. }) {
-                        self.free_cluster(&old, change.space());
+                        self.free_cluster(&old, change.freeing());
                     }
                 }
                 Some(_) => {}
@@ -289,10 +289,10 @@ impl Image {
         }
         self.set_l1_entry(tree, index, L1Entry::EMPTY.0);
         for cluster in &clusters {
-            self.free_cluster(cluster, Space::GoesBack);
+            self.free_cluster(cluster, Freeing::ForHost);
         }
         let table = geometry.cluster_of(table);
-        self.free(table..table + 1);
+        self.free(table..table + 1, Freeing::ForHost);
         Ok(())
     }
 }

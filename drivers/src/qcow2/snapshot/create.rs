@@ -12,6 +12,7 @@ use super::table::{KNOWN_EXTRA, Snapshot, SnapshotTable, serialise};
 use crate::qcow2::Result;
 use crate::qcow2::entry::L1Entry;
 use crate::qcow2::error::{Qcow2Error, Table};
+use crate::qcow2::free::Freeing;
 use crate::qcow2::geometry::TABLE_ENTRY_SIZE;
 use crate::qcow2::image::Image;
 use crate::qcow2::locks::EVERYTHING;
@@ -151,7 +152,7 @@ impl Image {
         }
         self.vmstate.show(None);
         if let Some((walk, l1)) = plan.replaced {
-            self.free(l1);
+            self.free(l1, Freeing::ForHost);
             self.cover_snapshot_tables();
             self.abandon(walk);
             self.recompute_copied();
@@ -175,7 +176,7 @@ impl Image {
 
     /// After a failure: the disk gets its references back, and its flags. The error to return.
     async fn give_back(&self, plan: Plan, cause: Cause) -> Cause {
-        self.free_unnamed(plan.l1);
+        self.free(plan.l1, Freeing::Unnamed);
         self.cover_snapshot_tables();
         // From here on its tables cannot change, so that what is raised can be lowered at any later time.
         self.share_active_l1(plan.disk.entries().len());

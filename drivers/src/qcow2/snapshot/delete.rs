@@ -5,6 +5,7 @@
 
 use super::references::Change;
 use crate::qcow2::Result;
+use crate::qcow2::free::Freeing;
 use crate::qcow2::image::Image;
 use crate::qcow2::locks::EVERYTHING;
 use block_core::Cause;
@@ -37,7 +38,7 @@ impl Image {
         self.switch_snapshots(others).await?;
         let damage = match walk {
             Ok(walk) => {
-                self.free(self.l1_clusters(&snapshot));
+                self.free(self.l1_clusters(&snapshot), Freeing::ForHost);
                 self.abandon(walk);
                 None
             }

@@ -13,6 +13,7 @@ use crate::qcow2::Result;
 use crate::qcow2::allocate::Wanted;
 use crate::qcow2::entry::L1Entry;
 use crate::qcow2::error::{Qcow2Error, Table};
+use crate::qcow2::free::Freeing;
 use crate::qcow2::geometry::{SECTOR_SIZE, TABLE_ENTRY_SIZE};
 use crate::qcow2::image::Image;
 use crate::qcow2::locks::EVERYTHING;
@@ -76,7 +77,7 @@ impl Image {
         let count = self.geometry.clusters_for(bytes);
         let clusters = self.allocate(Wanted::Exactly(count)).await?;
         if let Err(error) = self.add_table(Table::L1, clusters.clone()) {
-            self.free_unnamed(clusters);
+            self.free(clusters, Freeing::Unnamed);
             return Err(error.into());
         }
         let old = self.active.copy(0..self.active.len());
@@ -87,7 +88,7 @@ impl Image {
         if let Err(cause) = self.commit().await {
             self.size.set(old_size);
             self.active.replace(old, old_at);
-            self.free_unnamed(clusters);
+            self.free(clusters, Freeing::Unnamed);
             return Err(self.unsure(cause));
         }
 
@@ -95,7 +96,7 @@ impl Image {
         let state = snapshot.vmstate_size;
         self.vmstate.show((state > 0).then_some(state));
         let old_bytes = old.len() as u64 * TABLE_ENTRY_SIZE;
-        self.free(self.clusters_at(old_at, old_bytes));
+        self.free(self.clusters_at(old_at, old_bytes), Freeing::ForHost);
         self.abandon(Walk::new(old));
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use crate::qcow2::Result;
 use crate::qcow2::entry::{Cluster, L1Entry};
-use crate::qcow2::free::Named;
+use crate::qcow2::free::Freeing;
 use crate::qcow2::image::Image;
 use crate::qcow2::walk::{Step, Walk};
 use block_core::Cause;
@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 #[derive(Default)]
 pub(in crate::qcow2) struct Leftovers {
     /// Tables whose references are to be dropped, each as far as that has been done. Nobody writes to them any more.
-    abandoned: RefCell<Vec<(Walk, Named)>>,
+    abandoned: RefCell<Vec<(Walk, Freeing)>>,
     /// Entries of the active tables may lead to clusters with one reference and say otherwise.
     copied: Cell<bool>,
 }
@@ -23,13 +23,13 @@ impl Image {
     /// All that the walk leads to is to lose a reference, once no table on disk names these L1 entries.
     pub(in crate::qcow2) fn abandon(&self, walk: Walk) {
         let mut abandoned = self.leftovers.abandoned.borrow_mut();
-        abandoned.push((walk, Named::Perhaps));
+        abandoned.push((walk, Freeing::ForHost));
     }
 
     /// The same of references that no table on disk ever had: none may be raised for these L1 entries by then.
     pub(in crate::qcow2) fn abandon_unnamed(&self, walk: Walk) {
-        let named = self.never_named();
-        self.leftovers.abandoned.borrow_mut().push((walk, named));
+        let freeing = self.freeing_of_unnamed();
+        self.leftovers.abandoned.borrow_mut().push((walk, freeing));
     }
 
     /// What operations before this one have left is done first: then refcounts are what they will be, and no more than one operation's
@@ -80,16 +80,16 @@ impl Image {
     pub(in crate::qcow2) async fn free_abandoned(&self) -> Result<()> {
         loop {
             let next = self.leftovers.abandoned.borrow_mut().pop();
-            let Some((mut walk, named)) = next else {
+            let Some((mut walk, freeing)) = next else {
                 return Ok(());
             };
-            match self.free_references(&mut walk, named).await {
+            match self.free_references(&mut walk, freeing).await {
                 Ok(()) => {}
                 // Never to be read: given up. It was checked before, so somebody else has changed the file.
                 Err(cause @ Cause::Corrupt(_)) => return Err(cause),
                 Err(cause) => {
                     let mut abandoned = self.leftovers.abandoned.borrow_mut();
-                    abandoned.push((walk, named));
+                    abandoned.push((walk, freeing));
                     return Err(cause);
                 }
             }

@@ -3,7 +3,7 @@
 use crate::qcow2::Result;
 use crate::qcow2::entry::{Cluster, L2Entry};
 use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::free::{Named, Space};
+use crate::qcow2::free::Freeing;
 use crate::qcow2::image::Image;
 use crate::qcow2::offset::GuestOffset;
 use crate::qcow2::walk::{Reference, Step, Walk};
@@ -65,7 +65,9 @@ impl Image {
         let raised = self.raise_tables(walk, &mut of_this_table).await;
         if raised.is_err() {
             walk.restart_table();
-            of_this_table.into_iter().for_each(|c| self.free_unnamed(c));
+            of_this_table
+                .into_iter()
+                .for_each(|c| self.free(c, Freeing::Unnamed));
         }
         raised
     }
@@ -94,21 +96,19 @@ impl Image {
         self.refcounts.raise(&self.file, clusters).await
     }
 
-    /// One reference less to all that the walk leads to: when the present mapping is stable, or with the next commit where no table on disk
-    /// had it. Then nothing is written here, so that a full disk does not matter. On an error `walk` stands where it failed.
-    pub(super) async fn free_references(&self, walk: &mut Walk, named: Named) -> Result<()> {
+    /// One reference less to all that the walk leads to. Where no table on disk had it, nothing is written here, so that a full disk does not
+    /// matter. On an error `walk` stands where it failed.
+    pub(super) async fn free_references(&self, walk: &mut Walk, freeing: Freeing) -> Result<()> {
         while let Some(step) = walk.step(self).await? {
-            match named {
-                Named::Perhaps => self.make_room().await?,
-                Named::Never => self.make_room_unnamed().await?,
+            match freeing {
+                Freeing::Unnamed => self.make_room_unnamed().await?,
+                _ => self.make_room().await?,
             }
             let references = self.references(&step)?;
             for Reference { clusters, what, .. } in references {
-                match (named, what) {
-                    (Named::Perhaps, Table::Data) => self.free_data(clusters, Space::GoesBack),
-                    (Named::Perhaps, _) => self.free(clusters),
-                    (Named::Never, Table::Data) => self.free_unnamed_data(clusters),
-                    (Named::Never, _) => self.free_unnamed(clusters),
+                match what {
+                    Table::Data => self.free_data(clusters, freeing),
+                    _ => self.free(clusters, freeing),
                 }
             }
             walk.advance(&step);

@@ -5,6 +5,7 @@ use super::table::{Snapshot, SnapshotTable, serialise};
 use crate::qcow2::Result;
 use crate::qcow2::allocate::Wanted;
 use crate::qcow2::error::Table;
+use crate::qcow2::free::Freeing;
 use crate::qcow2::image::Image;
 use block_core::Cause;
 use std::ops::Range;
@@ -23,7 +24,7 @@ impl Image {
         self.snapshots_at.set((at, snapshots.len() as u32));
         if let Err(cause) = self.commit().await {
             self.snapshots_at.set(before);
-            self.free_unnamed(clusters);
+            self.free(clusters, Freeing::Unnamed);
             return Err(self.unsure(cause));
         }
         let old = self.snapshots.table.replace(SnapshotTable {
@@ -31,7 +32,7 @@ impl Image {
             bytes: bytes.len() as u64,
             ..SnapshotTable::default()
         });
-        self.free(self.clusters_at(before.0, old.bytes));
+        self.free(self.clusters_at(before.0, old.bytes), Freeing::ForHost);
         Ok(())
     }
 
@@ -70,7 +71,7 @@ impl Image {
             Err(error) => Err(error.into()),
         };
         if let Err(cause) = written {
-            self.free_unnamed(clusters);
+            self.free(clusters, Freeing::Unnamed);
             return Err(cause);
         }
         Ok(clusters)
