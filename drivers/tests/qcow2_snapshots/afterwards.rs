@@ -2,22 +2,12 @@
 
 use crate::support::{Bench, Image, pattern};
 use block_core::{DiskOffset, Errno, Op};
-use block_drivers::qcow2::Qcow2Options;
 
 /// An L2 table of this image is read in two pieces, each of which maps 32 MiB. There are more of them than are kept in memory.
 const PAIRS: &str = "size=384M,cluster_size=32768,extended_l2=on";
 const PIECES: u64 = 12;
 const PIECE: u64 = 32 << 20;
 const CLUSTER: u64 = 32768;
-
-async fn open(bench: &Bench, bytes: &[u8]) -> Image {
-    let options = Qcow2Options {
-        l2_cache: 1,
-        refcount_cache: 1,
-        ..Qcow2Options::default()
-    };
-    bench.open_with(bytes, options).await
-}
 
 /// The places of a cluster of each piece of a table, and what is written there.
 fn everywhere(number: u64) -> impl Iterator<Item = (u64, Vec<u8>)> {
@@ -45,7 +35,7 @@ async fn assert_written(image: &Image, numbers: u64, what: &str) {
 
 /// False if there was no fault, since there are fewer requests.
 async fn fails_from(bench: &Bench, bytes: &[u8], op: Op, nth: u64) -> bool {
-    let image = open(bench, bytes).await;
+    let image = bench.open_small(bytes).await;
     (nth..nth + 200).for_each(|nth| image.control.fail_nth(op, nth, Errno::IO));
     let made = image.snapshot("new").await;
     let fired = image.control.faults_fired() > 0;
@@ -59,7 +49,7 @@ async fn fails_from(bench: &Bench, bytes: &[u8], op: Op, nth: u64) -> bool {
     let bytes = image.control.contents();
     let report = bench.check(&bytes).await;
     assert!(report.is_clean(), "{what}: {report:?}");
-    assert_written(&open(bench, &bytes).await, 6, &what).await;
+    assert_written(&bench.open_small(&bytes).await, 6, &what).await;
     fired
 }
 
@@ -91,7 +81,7 @@ fn what_a_failed_snapshot_has_counted_does_not_keep_the_next_one_out() {
         let bytes = image.close().await;
         for op in [Op::Read, Op::Write, Op::Flush] {
             for nth in 0.. {
-                let image = open(&bench, &bytes).await;
+                let image = bench.open_small(&bytes).await;
                 (nth..nth + 200).for_each(|nth| image.control.fail_nth(op, nth, Errno::IO));
                 let made = image.snapshot("new").await;
                 let fired = image.control.faults_fired() > 0;

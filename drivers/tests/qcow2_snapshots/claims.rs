@@ -4,7 +4,6 @@
 use crate::support::{Bench, Image, pattern};
 use crate::world::{ACTIONS, Action, IMAGES, World, cluster_of};
 use block_core::{BlockError, Cause, Errno, Op};
-use block_drivers::qcow2::Qcow2Options;
 
 /// What the results of an operation and of the close after it say.
 #[derive(Debug, Default)]
@@ -41,15 +40,6 @@ fn claim(cause: Option<&Cause>) -> Claim {
             ..Claim::default()
         },
     }
-}
-
-async fn open(bench: &Bench, bytes: &[u8]) -> Image {
-    let options = Qcow2Options {
-        l2_cache: 1,
-        refcount_cache: 1,
-        ..Qcow2Options::default()
-    };
-    bench.open_with(bytes, options).await
 }
 
 /// Saves what the action needs, acts, drops what is left of a state, and closes: as the program does.
@@ -92,7 +82,7 @@ async fn compare(
 ) -> bool {
     let state = pattern(77, 3 * cluster_of(pairs) + 100);
     let after = world.after(action, &state);
-    let image = open(bench, bytes).await;
+    let image = bench.open_small(bytes).await;
     (nth..nth + times).for_each(|nth| image.control.fail_nth(op, nth, Errno::NOSPC));
     let (cause, closed) = act(&image, action, world, &state).await;
     let fired = image.control.faults_fired() > 0;

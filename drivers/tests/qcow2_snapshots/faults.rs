@@ -4,16 +4,10 @@
 use crate::support::{Bench, Image, pattern};
 use crate::world::{ACTIONS, Action, IMAGES, World, cluster_of, was_ours};
 use block_core::{Cause, Errno, Op};
-use block_drivers::qcow2::Qcow2Options;
 
 /// An image that has things to write, and the smallest caches.
 async fn open(bench: &Bench, bytes: &[u8], world: &mut World, pairs: &str) -> Image {
-    let options = Qcow2Options {
-        l2_cache: 1,
-        refcount_cache: 1,
-        ..Qcow2Options::default()
-    };
-    let image = bench.open_with(bytes, options).await;
+    let image = bench.open_small(bytes).await;
     let mut random = crate::support::Random::new(5);
     world.write(&image, &mut random, cluster_of(pairs)).await;
     image

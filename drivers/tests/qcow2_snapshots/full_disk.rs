@@ -1,13 +1,13 @@
 //! A disk without space: what takes new blocks fails, what overwrites old ones does not. The clean-up must do with what is there.
 
-use crate::support::{Bench, cause, pattern};
+use crate::support::{Bench, cause, pattern, smallest_caches};
 use block_core::test_disk::{TestDisk, TestDiskControl, TestDiskOptions};
 use block_core::{
     BlockDriver, BlockError, BlockLimits, BlockNode, Cause, DiskOffset, Errno, IoVector,
     NewSnapshot, NodeBuilder, Op, Permissions, ReadVector, Result, Truncate, VmstateOffset,
     WriteFlags,
 };
-use block_drivers::qcow2::{Qcow2Driver, Qcow2Options};
+use block_drivers::qcow2::Qcow2Driver;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -138,12 +138,7 @@ async fn open(bench: &Bench, bytes: &[u8], holes: bool, spare: usize) -> Full {
     let handle = bench.handle();
     let node = NodeBuilder::new("file").open(&handle, disk).await;
     let child = node.expect("a node").attach("image", Permissions::writer());
-    let options = Qcow2Options {
-        l2_cache: 1,
-        refcount_cache: 1,
-        ..Qcow2Options::default()
-    };
-    let driver = Qcow2Driver::open(child.expect("free"), options).await;
+    let driver = Qcow2Driver::open(child.expect("free"), smallest_caches()).await;
     let node = NodeBuilder::new("image").open(&handle, driver.expect("opened"));
     Full {
         node: node.await.expect("a node"),

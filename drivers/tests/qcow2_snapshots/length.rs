@@ -3,7 +3,6 @@
 use crate::support::{Bench, Image, snapshot_bytes};
 use crate::world::{World, cluster_of, was_ours};
 use block_core::{Errno, Op, Preallocation, Result, Truncate};
-use block_drivers::qcow2::Qcow2Options;
 
 const IMAGES: [&str; 3] = [
     "size=256k,cluster_size=512",
@@ -20,15 +19,6 @@ async fn truncate(image: &Image, len: u64, preallocation: Preallocation) -> Resu
     image.node.truncate(to).await
 }
 
-async fn open(bench: &Bench, bytes: &[u8]) -> Image {
-    let options = Qcow2Options {
-        l2_cache: 1,
-        refcount_cache: 1,
-        ..Qcow2Options::default()
-    };
-    bench.open_with(bytes, options).await
-}
-
 /// One fault while the length becomes `len`. False if there was none.
 async fn one_fault(
     bench: &Bench,
@@ -38,7 +28,7 @@ async fn one_fault(
     op: Op,
     nth: u64,
 ) -> bool {
-    let image = open(bench, bytes).await;
+    let image = bench.open_small(bytes).await;
     let old = world.disk.len() as u64;
     image.control.fail_nth(op, nth, Errno::IO);
     let result = truncate(&image, len, preallocation).await;
@@ -94,7 +84,7 @@ fn a_disk_is_gone_back_to_with_the_length_it_had() {
     bench.run(async {
         for pairs in IMAGES {
             let (bytes, world) = World::build(&bench, pairs).await;
-            let image = open(&bench, &bytes).await;
+            let image = bench.open_small(&bytes).await;
             let mut now = world.clone();
             let old = world.disk.len() as u64;
             let mut random = crate::support::Random::new(8);

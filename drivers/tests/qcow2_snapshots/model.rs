@@ -8,7 +8,6 @@ use crate::world::{Kept, World};
 use aio_task::JoinHandle;
 use block_core::{BlockNode, Cause, DiskOffset, NewSnapshot, Preallocation, Result, Truncate};
 use block_core::{WriteFlags, ZeroFlags};
-use block_drivers::qcow2::Qcow2Options;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
@@ -390,14 +389,9 @@ impl Run<'_> {
 
 fn run(pairs: &str, seed: u64, seen: &mut Seen) {
     let bench = Bench::new();
-    let options = Qcow2Options {
-        l2_cache: 1,
-        refcount_cache: 1,
-        ..Qcow2Options::default()
-    };
     let image = bench.run(async {
         let bytes = bench.create(pairs).await;
-        bench.open_with(&bytes, options).await
+        bench.open_small(&bytes).await
     });
     let len = bench.run(image.node.length()).expect("a length") as usize;
     image.control.hold_all();

@@ -4,7 +4,6 @@ use crate::support::{Bench, Image, Random, pattern};
 use crate::world::{Action, World, cluster_of};
 use block_core::Op;
 use block_core::test_disk::Keep;
-use block_drivers::qcow2::Qcow2Options;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -34,12 +33,7 @@ pub(crate) fn moments(
     let mut before = world.clone();
     let state = pattern(seed, 2 * cluster_of(pairs) + 99);
     let image = bench.run(async {
-        let options = Qcow2Options {
-            l2_cache: 1,
-            refcount_cache: 1,
-            ..Qcow2Options::default()
-        };
-        let image = bench.open_with(bytes, options).await;
+        let image = bench.open_small(bytes).await;
         image.control.track_crashes();
         before.write(&image, &mut random, cluster_of(pairs)).await;
         image.node.flush().await.expect("flushed");

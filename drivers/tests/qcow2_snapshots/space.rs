@@ -137,7 +137,7 @@ fn a_dropped_state_leaves_the_file_as_long_as_it_was() {
         image.node.discard_vmstate().await.expect("dropped");
         assert_eq!(image.control.len(), bytes.len() as u64);
 
-        // The same where nobody drops it before the close.
+        // The same if the state is still there when the image is closed.
         image.save(0, &pattern(3, 3 * STATE)).await.expect("saved");
         assert!(image.control.len() > bytes.len() as u64);
         let closed = image.close().await;

@@ -19,6 +19,15 @@ pub(crate) struct Image {
     pub(crate) control: TestDiskControl,
 }
 
+/// A few slices of tables in memory, which is the least that the driver keeps.
+pub(crate) fn smallest_caches() -> Qcow2Options {
+    Qcow2Options {
+        l2_cache: 1,
+        refcount_cache: 1,
+        ..Qcow2Options::default()
+    }
+}
+
 impl Bench {
     pub(crate) fn new() -> Self {
         Self {
@@ -62,6 +71,11 @@ impl Bench {
 
     pub(crate) async fn open(&self, bytes: &[u8]) -> Image {
         self.open_with(bytes, Qcow2Options::default()).await
+    }
+
+    /// Opens the image with the smallest caches, so that much has to be written and read again.
+    pub(crate) async fn open_small(&self, bytes: &[u8]) -> Image {
+        self.open_with(bytes, smallest_caches()).await
     }
 
     pub(crate) async fn open_with(&self, bytes: &[u8], options: Qcow2Options) -> Image {
