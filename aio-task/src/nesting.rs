@@ -1,7 +1,7 @@
 //! What is on this thread's stack: how many polls of tasks are nested there, and which pool's task is polled innermost.
 //!
-//! A stack belongs to a thread, so this does too: several contexts on one thread share one limit. It is no shared state: each guard
-//! puts back what it found, also when the stack unwinds.
+//! The state belongs to the thread whose stack it describes, so the contexts of one thread share one limit. Each guard restores what it
+//! found, also when the stack unwinds.
 
 use std::cell::Cell;
 

@@ -2,6 +2,8 @@ use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use aio_task::{AioHandle, PoolError, WaitAllError};
@@ -288,33 +290,55 @@ fn after_an_inline_poll_that_panicked_the_task_is_still_the_pools() {
 }
 
 #[test]
-fn tasks_and_jobs_of_another_context_that_runs_inside_a_pools_task_may_wait_for_the_pool() {
-    let outer = context();
+fn a_task_of_another_context_that_runs_inside_a_pools_task_may_wait_for_the_pool() {
+    let (outer, inner) = (context(), context());
     let hand = outer.by_hand();
-    let inner = context();
     let pool = pool(&outer, 1);
     let log = Log::default();
-    let (all, noted) = (pool.clone(), log.clone());
+    let (all, handle, noted) = (pool.clone(), inner.handle(), log.clone());
+    let inner = Rc::new(inner);
+    let runs = Rc::clone(&inner);
     start(&pool, async move {
-        let (of_task, task_noted) = (all.clone(), log.clone());
-        let waiting =
-            async move { task_noted.note(format!("task: {:?}", of_task.wait_all().await)) };
-        inner.handle().spawn(waiting).detach();
-        inner.by_hand().run_until_stalled();
-        let of_block_on = inner.block_on(all.wait_all());
-        log.note(format!("block_on: {of_block_on:?}"));
-        // What waits goes on in the outer context: the inner one ends here, and its task with it.
-        let handle = inner.handle();
-        drop(inner);
-        drop(handle);
+        let (of_task, told) = (all.clone(), noted.clone());
+        let waiting = async move { told.note(format!("task: {:?}", of_task.wait_all().await)) };
+        handle.spawn(waiting).detach();
+        runs.by_hand().run_until_stalled();
+        noted.note(format!("block_on: {:?}", runs.block_on(all.wait_all())));
         Ok(())
     });
     assert_eq!(
-        noted.take(),
+        log.take(),
         ["block_on: Err(WaitsForItself)"],
-        "the task of the other context waits; block_on stops the pool's task until its future is ready"
+        "the other context's task waits; block_on holds up the pool's task until its future is ready"
     );
     hand.run_until_stalled();
+    inner.by_hand().run_until_stalled();
+    assert_eq!(log.take(), ["task: Ok(())"]);
+}
+
+#[test]
+fn a_job_that_runs_inside_a_pools_task_is_not_that_task() {
+    thread_local! {
+        /// A job must be `Send`, so it finds the pool here.
+        static POOL: RefCell<Option<Pool>> = RefCell::default();
+    }
+    let (outer, inner) = (context(), context());
+    let _hand = outer.by_hand();
+    let pool = pool(&outer, 1);
+    POOL.set(Some(pool.clone()));
+    let waits = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&waits);
+    let job = move |_: &AioHandle| {
+        let pool = POOL.take().expect("this thread's");
+        let waiting = Probe::new(pool.wait_all(), || {}).is_pending();
+        told.store(waiting, Ordering::Relaxed);
+    };
+    inner.remote().submit(job).expect("the context is there");
+    start(&pool, async move {
+        inner.by_hand().run_until_stalled();
+        Ok(())
+    });
+    assert!(waits.load(Ordering::Relaxed));
 }
 
 #[test]
