@@ -94,7 +94,7 @@ const KINDS: [Kind; 11] = [
     }),
 ];
 
-/// Not closed by its last user: whoever opens it for writing repairs it first.
+/// Its last user did not close it, so that opening it for writing repairs it first.
 const DIRTY: &str = "dirty";
 const DATA_FILE: &str = "an external data file";
 

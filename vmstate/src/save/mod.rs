@@ -109,7 +109,7 @@ impl VmstateSave {
     }
 
     /// Reads what was accepted so far: buffered bytes, those in flight and those stored. Returns how many bytes were copied: fewer than
-    /// asked where the highest end comes first, 0 at or behind it. Gaps read as the area's content, or as zeroes where they were filled
+    /// asked where the highest end comes first, 0 at or past it. Gaps read as the area's content, or as zeroes where they were filled
     /// (see [`SaveOptions`]).
     pub async fn read(&self, at: impl Into<VmstateOffset>, dst: &mut [u8]) -> Result<usize> {
         self.core.read(&self.node, at.into().0, dst).await

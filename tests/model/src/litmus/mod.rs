@@ -28,7 +28,7 @@
 //! impl model::litmus::Executor for Theirs {
 //! #   fn new() -> Self { Theirs() }
 //! #   fn spawn(&self, _: impl Future<Output = ()> + 'static) {}
-//! #   fn block_on<T>(&self, _: impl Future<Output = T>) -> T { unimplemented!() }
+//! #   fn block_on<T>(&self, future: impl Future<Output = T>) -> T { loom::future::block_on(future) }
 //!     // new, spawn, block_on
 //! }
 //!

@@ -39,8 +39,8 @@ pub(crate) enum Command {
     /// Write the state in FILE, or in a snapshot of a qcow2 image, to stdout.
     ///
     /// The image is only read: nothing is applied. What was never written of a state in a snapshot reads as QEMU reads it: it shows the image's
-    /// backing file, if that is long enough. If the backing file cannot be opened, only such a state is an error. A file that becomes shorter or longer meanwhile is an error (with -U only if it becomes
-    /// shorter). A closed stdout is an error. QEMU: -incoming "exec:vmstate load FILE".
+    /// backing file, if that is long enough. If the backing file cannot be opened, only such a state is an error. A file that becomes shorter or
+    /// longer meanwhile is an error (with -U only if it becomes shorter). A closed stdout is an error. QEMU: -incoming "exec:vmstate load FILE".
     Load(LoadArgs),
     /// List the snapshots of a qcow2 image.
     ///
