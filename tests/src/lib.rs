@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod images;
+pub mod imports;
 pub mod lines;
 pub mod locks;
 pub mod machine;

@@ -46,6 +46,11 @@ impl SourceFile {
         lines
     }
 
+    /// The code without comments, strings and the unit tests at its end.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Whether `word` stands anywhere in the code by itself.
     pub fn has_word(&self, word: &str) -> bool {
         !self.lines_with(word).is_empty()

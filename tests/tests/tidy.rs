@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use tests::imports::Imports;
 use tests::source::{self, SourceFile};
 
 /// The crates that are published, by folder.
@@ -130,6 +131,51 @@ fn crates_need_each_other_in_one_direction_and_little_else() {
             "{name} has no default features: {default}"
         );
     }
+}
+
+/// The folders of the qcow2 driver from the lowest layer to the highest. A file uses its own folder and those before it.
+const QCOW2_LAYERS: [&str; 8] = [
+    "format", "metadata", "guest", "snapshot", "check", "create", "driver", "chain",
+];
+
+#[test]
+fn layers_of_qcow2_are_used_in_one_direction() {
+    let folder = "drivers/src/qcow2/";
+    let layer_of = |file: &str| {
+        let (layer, _) = file.strip_prefix(folder)?.split_once('/')?;
+        let found = QCOW2_LAYERS.iter().position(|known| *known == layer);
+        Some(found.unwrap_or_else(|| panic!("{file}: {layer} is not a layer")))
+    };
+    let imports = Imports::of_crate(&root(), &root().join("drivers/src"));
+    let mut seen = 0;
+    let mut upwards = Vec::new();
+    for (from, to) in imports.pairs() {
+        let Some(own) = layer_of(from) else {
+            continue; // the root hands names on
+        };
+        seen += 1;
+        // A path that leads to the root is one of the names that it hands on, from any layer.
+        if to.starts_with(folder) && layer_of(to).is_none_or(|used| used > own) {
+            upwards.push(format!("{from} uses {to}"));
+        }
+    }
+    assert!(seen > 100, "only {seen} imports found");
+    assert_eq!(upwards, [""; 0]);
+}
+
+#[test]
+fn no_files_of_a_crate_use_each_other_in_a_circle() {
+    let mut found = Vec::new();
+    for folder in CRATES {
+        let imports = Imports::of_crate(&root(), &root().join(folder).join("src"));
+        assert!(
+            imports.files() > 10,
+            "{folder}: only {} files",
+            imports.files()
+        );
+        found.extend(imports.circles().iter().map(|circle| circle.join(", ")));
+    }
+    assert_eq!(found, [""; 0]);
 }
 
 #[test]

@@ -32,32 +32,20 @@
 //! Whatever is in use has a refcount above 0 in the refcount blocks. An entry that leads to something with a refcount of exactly 1 has the
 //! flag COPIED, and what it leads to may be written in place; all else is copied first.
 //!
-//! | on disk | bytes | file |
-//! |---|---|---|
-//! | header, its extensions | the first cluster | [`header.rs`](Qcow2Error), `header/` |
-//! | L1, L2 and reftable entries, compressed clusters' entries, subclusters | 8 or 16 each | `entry.rs` |
-//! | refcounts | 1 to 64 bits each | `geometry.rs` (codec), `refcounts.rs`, `allocate.rs` |
-//! | snapshot table | 40 and more a snapshot | `snapshot/table.rs` |
-//! | compressed data | any | `codec.rs`, `compressed.rs`, `compressor.rs` |
+//! # Layers
 //!
-//! | what happens | file |
+//! A folder uses only folders above it in this list: see "Layers" in docs/ARCHITECTURE.md.
+//!
+//! | folder | what |
 //! |---|---|
-//! | which table a guest's byte goes through; where it is | `tree.rs`, `mapping.rs` |
-//! | reading, writing, copy on write | `read.rs`, `write.rs` |
-//! | zeroes, discards, what is dropped | `zero.rs` |
-//! | block status | `status.rs` |
-//! | the disk's length | `resize.rs` |
-//! | who may touch which clusters meanwhile | `locks.rs` |
-//! | that nothing is written over a table | `tables.rs` |
-//! | tables in memory, bounded | `cache.rs`, `root_table.rs` |
-//! | **the order on disk** | `commit.rs` |
-//! | what becomes of freed clusters and of the file's end | `free.rs`, `tail.rs` |
-//! | the check and the repair | `check/` |
-//! | a new image; what an image says of itself | `create.rs`, `create/`, `info.rs` |
-//! | an image with its data file and backing files | `chain.rs`, `chain/` |
-//! | internal snapshots, the machine's state | `snapshot.rs`, `snapshot/`, `vmstate.rs`, `walk.rs` |
-//! | opening and closing | `open.rs` |
-//! | what must be marked before a change | `bitmaps.rs`, `bitmaps/` |
+//! | `format/` | bytes on disk and their checks: header, entries, snapshot table, bitmap directory, codecs; errors. No I/O |
+//! | `metadata/` | tables in memory: caches, refcounts, the allocator, freed clusters, **the order on disk** |
+//! | `guest/` | the path of a guest byte: locks, mapping, read, write, zeroes, status, compressed clusters, length |
+//! | `snapshot/` | an open image with its internal snapshots and the VM state that is being saved |
+//! | `check/` | the check and the repair of an image that is not open |
+//! | `create/` | a new image |
+//! | `driver/` | the driver as a node sees it: open, info, options |
+//! | `chain/` | an image with its data file and backing files |
 //!
 //! # Order
 //!
@@ -69,60 +57,23 @@
 //! # Not done
 //!
 //! Encrypted images are refused by name, and so are unknown incompatible features. Bitmaps are not kept up to date: the first change
-//! of the disk marks them as in use (`bitmaps.rs`). Lazy refcounts are honoured and never used.
+//! of the disk marks them as in use (`guest/bitmaps.rs`). Lazy refcounts are honoured and never used.
 
-mod allocate; // free clusters, found and taken
-mod backing; // what shows through
-mod bitmaps; // and what else must not lie after a write
-mod cache; // slices of tables in memory
-mod chain; // an image with all that it stands on
-mod check; // qemu-img check
-pub mod codec; // zlib and zstd
-mod commit; // the order on disk
-mod compressed; // compressed clusters
-mod compressor; // who writes them
-mod create; // qemu-img create
-mod driver; // the trait
-mod entry; // what the tables hold
-mod error;
-mod file; // the children, with their ends taken care of
-mod free; // what becomes of freed clusters
-mod gaps; // of a state, over a backing file
-mod geometry; // sizes and index arithmetic
-mod header; // the first cluster
-mod image; // all that is kept of an open image
-mod info; // qemu-img info
-mod locks; // who may touch which clusters
-mod mapping; // where a guest's byte is
-mod name;
-mod offset; // guest and host bytes are different types
-mod open; // and close
-mod options;
-mod read;
-mod refcounts;
-mod resize; // the disk's length
-mod root_table; // the L1 table and the reftable
-mod snapshot; // internal snapshots
-mod status; // what is known without reading
-mod tables; // where they are, so that nothing is written over one
-mod tail; // the file's end
-mod tree; // which L1 table
-mod vmstate; // the machine's state, behind the disk
-mod walk; // over all that an L1 table leads to
-mod write;
-mod zero;
+mod chain;
+mod check;
+mod create;
+mod driver;
+mod format;
+mod guest;
+mod metadata;
+mod snapshot;
 
 pub use chain::{
     ChainError, ChainOptions, ImageFormat, MAX_CHAIN, MissingFormat, NamedFile, Permit,
     open_backing, open_image,
 };
 pub use check::{CheckReport, Finding, MAX_FINDINGS, RepairLevel, check, repair};
-pub use compressor::Qcow2Compressor;
 pub use create::{Backing, CreateOptions, DataFile, OptionError, Version, create};
-pub use driver::Qcow2Driver;
-pub use error::{Feature, Qcow2Error, Table};
-pub use info::{ImageInfo, info};
-pub use options::{BackingFile, Qcow2Options};
-
-/// Inside the driver an error is a bare cause; the operation and its numbers are added where the driver is called.
-type Result<T, E = block_core::Cause> = std::result::Result<T, E>;
+pub use driver::{BackingFile, ImageInfo, Qcow2Compressor, Qcow2Driver, Qcow2Options, info};
+pub use format::codec;
+pub use format::error::{Feature, Qcow2Error, Table};

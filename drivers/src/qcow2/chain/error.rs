@@ -1,7 +1,7 @@
 //! Why a chain cannot be opened.
 
-use super::super::Qcow2Error;
 use crate::OpenError;
+use crate::qcow2::format::error::Qcow2Error;
 use block_core::{BlockError, Cause, Errno, Op};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -64,12 +64,12 @@ pub enum ChainError {
 }
 
 impl ChainError {
-    pub(super) fn image(path: &Path, error: Qcow2Error) -> Self {
+    pub(crate) fn image(path: &Path, error: Qcow2Error) -> Self {
         let path = path.into();
         Self::Image { path, error }
     }
 
-    pub(super) fn node(path: &Path, error: BlockError) -> Self {
+    pub(crate) fn node(path: &Path, error: BlockError) -> Self {
         let path = path.into();
         Self::Node { path, error }
     }

@@ -1,7 +1,7 @@
 //! How a chain is opened, and which files an image may name.
 
-use super::super::name::Name;
 use crate::Locking;
+use crate::qcow2::format::name::Name;
 use aio_task::WorkerPool;
 use block_core::CacheMode;
 use std::ffi::OsStr;
@@ -28,9 +28,9 @@ pub struct ChainOptions {
     pub locking: Locking,
     /// Block devices are allowed.
     pub block_device: bool,
-    /// [`Qcow2Options::l2_cache`](super::super::Qcow2Options::l2_cache) of each image.
+    /// [`Qcow2Options::l2_cache`](crate::qcow2::Qcow2Options::l2_cache) of each image.
     pub l2_cache: u64,
-    /// [`Qcow2Options::refcount_cache`](super::super::Qcow2Options::refcount_cache) of each image.
+    /// [`Qcow2Options::refcount_cache`](crate::qcow2::Qcow2Options::refcount_cache) of each image.
     pub refcount_cache: u64,
     /// Where blocking calls run, and where compressed clusters are packed and unpacked.
     pub workers: WorkerPool,
@@ -63,7 +63,7 @@ impl ChainOptions {
     }
 
     /// Below the top node nothing is written through: the top's flushes decide.
-    pub(super) fn cache_of_files(&self) -> CacheMode {
+    pub(crate) fn cache_of_files(&self) -> CacheMode {
         match self.cache {
             CacheMode::Writethrough => CacheMode::Writeback,
             mode => mode,
@@ -75,7 +75,7 @@ impl ChainOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ImageFormat {
-    /// [`Qcow2Driver`](super::super::Qcow2Driver).
+    /// [`Qcow2Driver`](crate::qcow2::Qcow2Driver).
     Qcow2,
     /// [`RawDriver`](crate::RawDriver): the file is the disk.
     Raw,
@@ -83,7 +83,7 @@ pub enum ImageFormat {
 
 impl ImageFormat {
     /// By QEMU's name, as an image has it.
-    pub(super) fn of_name(name: &Name) -> Option<Self> {
+    pub(crate) fn of_name(name: &Name) -> Option<Self> {
         match name.as_os_str().to_str() {
             Some("qcow2") => Some(Self::Qcow2),
             Some("raw") => Some(Self::Raw),

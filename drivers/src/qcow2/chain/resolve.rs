@@ -1,7 +1,8 @@
 //! From a name in an image to a file.
 
+use super::ChainError;
 use super::options::{ChainOptions, NamedFile, Permit};
-use super::{ChainError, Qcow2Error};
+use crate::qcow2::format::error::Qcow2Error;
 use crate::{OpenError, OpenStep};
 use aio_task::WorkerPool;
 use block_core::{Cause, Errno};
@@ -11,22 +12,22 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A file of the chain that has not been opened yet.
-pub(super) struct Place {
+pub(crate) struct Place {
     /// As it was named. Names in this image are relative to its folder.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Where that led when it was permitted, if that was looked at.
     real: Option<PathBuf>,
 }
 
 /// Which file it is, whatever its name. Device and inode; for a block device, that device's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Identity {
+pub(crate) enum Identity {
     File { device: u64, inode: u64 },
     BlockDevice { device: u64 },
 }
 
 impl Place {
-    pub(super) fn named_by_caller(path: &Path) -> Self {
+    pub(crate) fn named_by_caller(path: &Path) -> Self {
         Self {
             path: path.into(),
             real: None,
@@ -34,11 +35,11 @@ impl Place {
     }
 
     /// What is to be opened.
-    pub(super) fn opened(&self) -> &Path {
+    pub(crate) fn opened(&self) -> &Path {
         self.real.as_deref().unwrap_or(&self.path)
     }
 
-    pub(super) async fn identify(&self, workers: &WorkerPool) -> Result<Identity, ChainError> {
+    pub(crate) async fn identify(&self, workers: &WorkerPool) -> Result<Identity, ChainError> {
         let path = self.opened().to_path_buf();
         let found = workers.run(move || std::fs::metadata(path)).await;
         let metadata = found.map_err(|error| lost(&self.path, &error))?;
@@ -56,7 +57,7 @@ impl Place {
 }
 
 /// The file that `image` calls `name`, if that is a file and permitted.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     image: &Path,
     what: &'static str,
     name: &OsStr,

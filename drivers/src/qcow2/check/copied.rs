@@ -2,20 +2,21 @@
 
 use super::l2::{Kind, entries, kind};
 use super::refcounts::DiskRefcounts;
+use super::reference_counts::ReferenceCounts;
 use super::report::{CheckReport, Finding};
-use super::source::{Entries, buffer};
-use super::walk::Walk;
-use crate::qcow2::entry::{COPIED, L1Entry, L2Entry, OFFSET_MASK};
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::geometry::TABLE_ENTRY_SIZE;
-use crate::qcow2::header::Header;
+use crate::qcow2::format::entry::{COPIED, L1Entry, L2Entry, OFFSET_MASK};
+use crate::qcow2::format::error::{Qcow2Error, Table};
+use crate::qcow2::format::geometry::TABLE_ENTRY_SIZE;
+use crate::qcow2::format::header::Header;
+use crate::qcow2::format::read_at::ReadAt;
+use crate::qcow2::metadata::{Entries, buffer};
 use std::collections::BTreeMap;
 
-impl Walk<'_, '_> {
+impl ReferenceCounts<'_, '_> {
     /// Compares every flag with the refcount on disk. `repair`: it is set right, in place; each is old or new after a crash. Not flushed.
     ///
     /// Tables that other metadata lies on are left as they are, which is a check error.
-    pub(super) async fn check_copied(
+    pub(crate) async fn check_copied(
         &mut self,
         header: &Header,
         refcounts: &mut DiskRefcounts<'_, '_>,

@@ -1,7 +1,7 @@
 //! How often each cluster of the file is used, as counted from the tables. QEMU's IMRT (in-memory refcount table).
 
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::geometry::Geometry;
+use crate::qcow2::format::error::{Qcow2Error, Table};
+use crate::qcow2::format::geometry::Geometry;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ const PIECE_SIZE: u64 = 4096;
 
 /// A refcount of the image's own width for each cluster; they end where that width does. In the form that refcount blocks have, in pieces
 /// that are there only where something was counted: a sparse file costs no memory for its holes.
-pub(super) struct Counts {
+pub(crate) struct Counts {
     geometry: Geometry,
     pieces: BTreeMap<u64, Vec<u8>>,
     /// The first cluster that was not said to be there.
@@ -19,7 +19,7 @@ pub(super) struct Counts {
 
 impl Counts {
     /// All zero, for a file of `clusters` clusters.
-    pub(super) fn new(geometry: Geometry, clusters: u64) -> Self {
+    pub(crate) fn new(geometry: Geometry, clusters: u64) -> Self {
         Self {
             geometry,
             pieces: BTreeMap::new(),
@@ -28,17 +28,17 @@ impl Counts {
     }
 
     /// The first cluster behind the file's end and behind everything counted.
-    pub(super) fn clusters(&self) -> u64 {
+    pub(crate) fn clusters(&self) -> u64 {
         self.clusters
     }
 
     /// How many clusters `bytes` bytes fill.
-    pub(super) fn clusters_for(&self, bytes: u64) -> u64 {
+    pub(crate) fn clusters_for(&self, bytes: u64) -> u64 {
         self.geometry.clusters_for(bytes)
     }
 
     /// As many as a refcount table can count.
-    pub(super) fn max_clusters(&self) -> u64 {
+    pub(crate) fn max_clusters(&self) -> u64 {
         self.geometry.max_host_clusters()
     }
 
@@ -56,7 +56,7 @@ impl Counts {
         (cluster / per_piece, (cluster % per_piece) as usize) // at most 32768
     }
 
-    pub(super) fn get(&self, cluster: u64) -> u64 {
+    pub(crate) fn get(&self, cluster: u64) -> u64 {
         let (piece, index) = self.place(cluster);
         let piece = self.pieces.get(&piece);
         piece
@@ -65,7 +65,7 @@ impl Counts {
     }
 
     /// Counts `times` more uses of `cluster`, and returns how many of them did not fit.
-    pub(super) fn add(&mut self, cluster: u64, times: u64) -> Result<u64, Qcow2Error> {
+    pub(crate) fn add(&mut self, cluster: u64, times: u64) -> Result<u64, Qcow2Error> {
         let before = self.get(cluster);
         let room = self.geometry.max_refcount() - before;
         self.set(cluster, before + times.min(room))?;
@@ -73,7 +73,7 @@ impl Counts {
     }
 
     /// Counts one use less. Nothing happens to what is not used.
-    pub(super) fn remove(&mut self, cluster: u64) -> Result<(), Qcow2Error> {
+    pub(crate) fn remove(&mut self, cluster: u64) -> Result<(), Qcow2Error> {
         match self.get(cluster) {
             0 => Ok(()),
             count => self.set(cluster, count - 1),
@@ -86,7 +86,7 @@ impl Counts {
         let piece = match self.pieces.entry(piece) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(super::source::buffer(Table::RefcountBlock, size)?)
+                entry.insert(crate::qcow2::metadata::buffer(Table::RefcountBlock, size)?)
             }
         };
         let set = self.geometry.set_refcount(piece, index, count);
@@ -96,7 +96,7 @@ impl Counts {
     }
 
     /// The clusters of `range` that are used, in order. Costs what is used, not the range.
-    pub(super) fn used(&self, range: Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub(crate) fn used(&self, range: Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
         let per_piece = self.per_piece();
         let pieces =
             range.start / per_piece..range.end.div_ceil(per_piece).max(range.start / per_piece);
@@ -113,9 +113,9 @@ impl Counts {
     }
 
     /// The refcount block number `index`, as it is to be on disk. One cluster.
-    pub(super) fn block(&self, index: u64) -> Result<Vec<u8>, Qcow2Error> {
+    pub(crate) fn block(&self, index: u64) -> Result<Vec<u8>, Qcow2Error> {
         let size = self.geometry.cluster_size();
-        let mut block = super::source::buffer(Table::RefcountBlock, size)?;
+        let mut block = crate::qcow2::metadata::buffer(Table::RefcountBlock, size)?;
         let pieces = size / self.piece_size();
         let places = block.chunks_exact_mut(self.piece_size() as usize); // at most 4096
         for (piece, place) in (index * pieces..).zip(places) {
@@ -127,7 +127,7 @@ impl Counts {
     }
 
     /// The indices of the refcount blocks that have something to count, in order.
-    pub(super) fn blocks(&self) -> Vec<u64> {
+    pub(crate) fn blocks(&self) -> Vec<u64> {
         let pieces = self.geometry.cluster_size() / self.piece_size();
         let mut blocks: Vec<u64> = self.pieces.keys().map(|piece| piece / pieces).collect();
         blocks.dedup();

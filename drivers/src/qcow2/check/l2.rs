@@ -1,11 +1,12 @@
 //! The L2 tables: every cluster that their entries lead to. QEMU's `check_refcounts_l2`.
 
+use super::reference_counts::{ReferenceCounts, Uses};
 use super::report::Finding;
-use super::source::buffer;
-use super::walk::{Uses, Walk};
-use crate::qcow2::entry::{COMPRESSED, COPIED, L2Entry, OFFSET_MASK, ZERO};
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::geometry::{Geometry, SECTOR_SIZE};
+use crate::qcow2::format::entry::{COMPRESSED, COPIED, L2Entry, OFFSET_MASK, ZERO};
+use crate::qcow2::format::error::{Qcow2Error, Table};
+use crate::qcow2::format::geometry::{Geometry, SECTOR_SIZE};
+use crate::qcow2::format::read_at::ReadAt;
+use crate::qcow2::metadata::buffer;
 
 /// The bits of an extended entry's bitmap that say "allocated".
 const ALLOCATED: u64 = u32::MAX as u64;
@@ -14,7 +15,7 @@ const RESERVED: u64 = !(OFFSET_MASK | COPIED | COMPRESSED | ZERO);
 
 /// What an entry is, by as little as QEMU looks at for that (`qcow2_get_cluster_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// No host cluster.
     Nothing,
     /// A host cluster, in use or only preallocated.
@@ -24,7 +25,7 @@ pub(super) enum Kind {
 }
 
 /// What the entry `raw` is.
-pub(super) fn kind(geometry: &Geometry, raw: u64) -> Kind {
+pub(crate) fn kind(geometry: &Geometry, raw: u64) -> Kind {
     if raw & COMPRESSED != 0 {
         Kind::Compressed
     } else if raw & OFFSET_MASK != 0 {
@@ -46,9 +47,9 @@ fn compressed(geometry: &Geometry, raw: u64) -> (u64, u64) {
     (offset, sectors * SECTOR_SIZE - offset % SECTOR_SIZE)
 }
 
-impl Walk<'_, '_> {
+impl ReferenceCounts<'_, '_> {
     /// Counts what the entries of all L2 tables lead to. Each table is read once.
-    pub(super) async fn l2_tables(&mut self) -> Result<(), Qcow2Error> {
+    pub(crate) async fn l2_tables(&mut self) -> Result<(), Qcow2Error> {
         if self.tables.is_empty() {
             return Ok(());
         }
@@ -67,7 +68,7 @@ impl Walk<'_, '_> {
     }
 
     /// The first L2 table at or behind byte `at`.
-    pub(super) fn table_from(&self, at: u64) -> Option<(u64, Uses)> {
+    pub(crate) fn table_from(&self, at: u64) -> Option<(u64, Uses)> {
         let next = self.tables.range(at..).next();
         next.map(|(at, uses)| (*at, *uses))
     }
@@ -161,7 +162,7 @@ impl Walk<'_, '_> {
 
     /// Makes zero clusters of preallocated clusters that are at an impossible place: they read the same (`fix_l2_entry_by_zero`). Returns
     /// how many. One write for each entry, which is old or new after a crash.
-    pub(super) async fn fix_entries(&mut self) -> Result<u64, Qcow2Error> {
+    pub(crate) async fn fix_entries(&mut self) -> Result<u64, Qcow2Error> {
         let geometry = self.geometry;
         let size = geometry.l2_entry_size();
         let mut table = buffer(Table::L2, geometry.cluster_size())?;
@@ -193,14 +194,14 @@ impl Walk<'_, '_> {
     }
 
     /// A table is left as it is because writing to it would damage others.
-    pub(super) fn give_up(&mut self, what: Table, offset: u64) {
+    pub(crate) fn give_up(&mut self, what: Table, offset: u64) {
         self.report.check_errors += 1;
         self.report.find(Finding::Overlap { what, offset });
     }
 }
 
 /// The entries of `table` that are not empty, with their indices.
-pub(super) fn entries(
+pub(crate) fn entries(
     geometry: Geometry,
     table: &[u8],
 ) -> impl Iterator<Item = (u64, L2Entry)> + '_ {

@@ -9,12 +9,12 @@
 //! was; behind it every refcount is what was counted, and the clusters of the old structures are free.
 
 use super::counts::Counts;
-use super::source::Source;
-use super::walk::Kept;
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::geometry::{Geometry, TABLE_ENTRY_SIZE};
-use crate::qcow2::header::{Header, TABLE_FIELDS_AT};
-use crate::qcow2::offset::HostOffset;
+use super::uncounted::Kept;
+use crate::qcow2::format::error::{Qcow2Error, Table};
+use crate::qcow2::format::geometry::{Geometry, TABLE_ENTRY_SIZE};
+use crate::qcow2::format::header::{Header, TABLE_FIELDS_AT};
+use crate::qcow2::format::offset::HostOffset;
+use crate::qcow2::metadata::Source;
 use std::collections::BTreeSet;
 
 /// Where the new structures go.
@@ -86,7 +86,7 @@ impl Plan {
 ///
 /// Errors: [`Qcow2Error::TableTooLarge`], [`Qcow2Error::OutOfMemory`], [`Qcow2Error::Io`]. The image is as it was then; the file may
 /// have grown, and the last write may or may not have been done.
-pub(super) async fn rebuild(
+pub(crate) async fn rebuild(
     source: &Source<'_>,
     header: &mut Header,
     counts: &mut Counts,
@@ -100,12 +100,12 @@ pub(super) async fn rebuild(
     }
     let cluster_size = geometry.cluster_size();
     let mut table =
-        super::source::buffer(Table::RefcountTable, plan.table_clusters * cluster_size)?;
+        crate::qcow2::metadata::buffer(Table::RefcountTable, plan.table_clusters * cluster_size)?;
     for (cluster, index) in (plan.first..).zip(&plan.blocks) {
         let at = cluster * cluster_size;
         let block = counts.block(*index)?;
         source.write(Table::RefcountBlock, at, &block).await?;
-        crate::qcow2::header::put(
+        crate::qcow2::format::big_endian::put(
             &mut table,
             (index * TABLE_ENTRY_SIZE) as usize, // at most 8 MiB
             &at.to_be_bytes(),
@@ -124,7 +124,7 @@ pub(super) async fn rebuild(
 }
 
 /// Writes the fields of the header that lead to the tables, between two flushes.
-pub(super) async fn write_tables(source: &Source<'_>, header: &Header) -> Result<(), Qcow2Error> {
+pub(crate) async fn write_tables(source: &Source<'_>, header: &Header) -> Result<(), Qcow2Error> {
     source.flush(Table::Header).await?;
     let fields = header.table_fields();
     source

@@ -1,12 +1,14 @@
 //! The refcounts on disk, and how they differ from what was counted. QEMU's `compare_refcounts`.
 
 use super::counts::Counts;
+use super::reference_counts::ReferenceCounts;
 use super::report::{CheckReport, Finding};
-use super::source::Source;
-use super::walk::{Kept, Walk};
-use crate::qcow2::entry::ReftableEntry;
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::geometry::Geometry;
+use super::uncounted::Kept;
+use crate::qcow2::format::entry::ReftableEntry;
+use crate::qcow2::format::error::{Qcow2Error, Table};
+use crate::qcow2::format::geometry::Geometry;
+use crate::qcow2::format::read_at::ReadAt;
+use crate::qcow2::metadata::Source;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -15,7 +17,7 @@ const KEPT_SLICES: usize = 64;
 
 /// What is to happen to a refcount that differs from the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action<'k> {
+pub(crate) enum Action<'k> {
     /// It is reported.
     Report,
     /// It is raised where it is too low. Safe at any time: what is not used cannot be overwritten by it.
@@ -26,15 +28,15 @@ pub(super) enum Action<'k> {
 
 /// What [`DiskRefcounts::compare`] has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Compared {
+pub(crate) struct Compared {
     /// Refcounts that were changed on disk.
-    pub(super) changed: u64,
+    pub(crate) changed: u64,
     /// Clusters in use have the refcount 0.
-    pub(super) zero: bool,
+    pub(crate) zero: bool,
     /// Clusters in use have no refcount block, or one that cannot be read.
-    pub(super) no_block: bool,
+    pub(crate) no_block: bool,
     /// The first cluster behind the last that is used or counted.
-    pub(super) end: u64,
+    pub(crate) end: u64,
 }
 
 /// Where the refcounts of a range of clusters are.
@@ -49,7 +51,7 @@ enum Block {
 }
 
 /// The refcounts of the image as they are on disk.
-pub(super) struct DiskRefcounts<'a, 's> {
+pub(crate) struct DiskRefcounts<'a, 's> {
     source: &'s Source<'a>,
     geometry: Geometry,
     reftable: Vec<u64>,
@@ -59,7 +61,7 @@ pub(super) struct DiskRefcounts<'a, 's> {
 
 impl<'a, 's> DiskRefcounts<'a, 's> {
     /// The refcounts that the table with these entries leads to.
-    pub(super) fn new(source: &'s Source<'a>, geometry: Geometry, reftable: Vec<u64>) -> Self {
+    pub(crate) fn new(source: &'s Source<'a>, geometry: Geometry, reftable: Vec<u64>) -> Self {
         Self {
             source,
             geometry,
@@ -85,7 +87,7 @@ impl<'a, 's> DiskRefcounts<'a, 's> {
     }
 
     /// The refcount of `cluster`; `None` where there is no telling.
-    pub(super) async fn get(&mut self, cluster: u64) -> Result<Option<u64>, Qcow2Error> {
+    pub(crate) async fn get(&mut self, cluster: u64) -> Result<Option<u64>, Qcow2Error> {
         let block = match self.block(self.geometry.reftable_index(cluster)) {
             Block::Missing => return Ok(Some(0)),
             Block::Impossible(_) => return Ok(None),
@@ -108,14 +110,14 @@ impl<'a, 's> DiskRefcounts<'a, 's> {
 
     async fn slice(&self, at: u64) -> Result<Vec<u8>, Qcow2Error> {
         let what = Table::RefcountBlock;
-        let mut slice = super::source::buffer(what, self.geometry.slice_size())?;
+        let mut slice = crate::qcow2::metadata::buffer(what, self.geometry.slice_size())?;
         self.source.read(what, at, &mut slice).await?;
         Ok(slice)
     }
 
     /// Compares the refcounts of all clusters with the counts, and does what `action` says about differences. Changes are written one slice
     /// after the other; a crash leaves each refcount as it was or as it should be. They are not flushed.
-    pub(super) async fn compare(
+    pub(crate) async fn compare(
         &mut self,
         counts: &Counts,
         action: Action<'_>,
@@ -240,9 +242,9 @@ fn differs(
     }
 }
 
-impl<'a, 's> Walk<'a, 's> {
+impl<'a, 's> ReferenceCounts<'a, 's> {
     /// The refcounts that the walk has come by.
-    pub(super) fn disk_refcounts(&self) -> DiskRefcounts<'a, 's> {
+    pub(crate) fn disk_refcounts(&self) -> DiskRefcounts<'a, 's> {
         DiskRefcounts::new(self.source, self.geometry, self.reftable.clone())
     }
 }

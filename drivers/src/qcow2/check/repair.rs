@@ -12,23 +12,25 @@
 //! A flush lies between any two of them. After a crash between any two writes no cluster is counted less often than before or than it is
 //! used, and no table is lost that was there: the next repair goes on.
 
+use super::count_references::Scope;
 use super::counts::Counts;
 use super::rebuild::{rebuild, write_tables};
 use super::refcounts::{Action, Compared, DiskRefcounts};
+use super::reference_counts::ReferenceCounts;
 use super::report::CheckReport;
 use super::snapshots::Snapshots;
-use super::source::Source;
-use super::walk::{Kept, Scope, Walk};
+use super::uncounted::Kept;
 use super::{RepairLevel, check_file};
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::geometry::Geometry;
-use crate::qcow2::header::features::{autoclear, incompatible};
-use crate::qcow2::header::{FEATURE_FIELDS_AT, Header};
-use crate::qcow2::offset::HostOffset;
-use crate::qcow2::snapshot::table::serialise;
+use crate::qcow2::format::error::{Qcow2Error, Table};
+use crate::qcow2::format::geometry::Geometry;
+use crate::qcow2::format::header::features::{autoclear, incompatible};
+use crate::qcow2::format::header::{FEATURE_FIELDS_AT, Header};
+use crate::qcow2::format::offset::HostOffset;
+use crate::qcow2::format::snapshot_table::serialise;
+use crate::qcow2::metadata::Source;
 
 /// Checks the image in `source`, repairs it, and checks it again. `header` is as it is on disk before, and after.
-pub(super) async fn repair_file(
+pub(crate) async fn repair_file(
     source: &Source<'_>,
     header: &mut Header,
     level: RepairLevel,
@@ -63,21 +65,21 @@ pub(super) async fn repair_file(
 async fn repair_leaks(source: &Source<'_>, header: &Header) -> Result<CheckReport, Qcow2Error> {
     let mut report = CheckReport::default();
     let snapshots = Snapshots::read(source, header, false, &mut report).await?;
-    let mut walk = Walk::new(source, header, &snapshots, Scope::Everything).await?;
-    let mut refcounts = walk.disk_refcounts();
+    let mut found = ReferenceCounts::of(source, header, &snapshots, Scope::Everything).await?;
+    let mut refcounts = found.disk_refcounts();
     let compared = refcounts
-        .compare(&walk.counts, Action::Report, &mut walk.report)
+        .compare(&found.counts, Action::Report, &mut found.report)
         .await?;
-    if walk.rebuild || compared.zero || compared.no_block {
-        walk.report.check_errors += 1;
-        walk.report.needs_rebuild = true;
+    if found.rebuild || compared.zero || compared.no_block {
+        found.report.check_errors += 1;
+        found.report.needs_rebuild = true;
     } else {
-        hold_kept(&walk, &mut refcounts).await?;
-        lower(&mut walk, &mut refcounts).await?;
-        let safe = walk.report.is_clean();
-        walk.check_copied(header, &mut refcounts, safe).await?;
+        hold_kept(&found, &mut refcounts).await?;
+        lower(&mut found, &mut refcounts).await?;
+        let safe = found.report.is_clean();
+        found.check_copied(header, &mut refcounts, safe).await?;
     }
-    Ok(with(report, walk.report))
+    Ok(with(report, found.report))
 }
 
 /// Puts right what can be put right.
@@ -92,49 +94,49 @@ async fn repair_all(source: &Source<'_>, header: &mut Header) -> Result<CheckRep
         report.corruptions_fixed += u64::from(snapshots.overhang);
     }
 
-    let mut walk = Walk::new(source, header, &snapshots, Scope::Everything).await?;
-    if walk.misplaced != 0 {
-        let fixed = walk.fix_entries().await?;
+    let mut found = ReferenceCounts::of(source, header, &snapshots, Scope::Everything).await?;
+    if found.misplaced != 0 {
+        let fixed = found.fix_entries().await?;
         source.flush(Table::L2).await?;
-        report = with(report, walk.report);
+        report = with(report, found.report);
         report.corruptions = 0; // they are counted again
         report.corruptions_fixed += fixed;
-        walk = Walk::new(source, header, &snapshots, Scope::Everything).await?;
+        found = ReferenceCounts::of(source, header, &snapshots, Scope::Everything).await?;
     }
 
-    let mut refcounts = walk.disk_refcounts();
-    let before = walk.report.corruptions;
+    let mut refcounts = found.disk_refcounts();
+    let before = found.report.corruptions;
     let compared = refcounts
-        .compare(&walk.counts, Action::Report, &mut walk.report)
+        .compare(&found.counts, Action::Report, &mut found.report)
         .await?;
-    let undercounted = walk.report.corruptions - before;
+    let undercounted = found.report.corruptions - before;
     let new_table = match snapshots.wrong {
         0 => None,
-        _ => Some(NewTable::place(&snapshots, &mut walk)?),
+        _ => Some(NewTable::place(&snapshots, &mut found)?),
     };
-    let mut rebuild = walk.rebuild || compared.no_block;
-    count_kept(&walk.kept_for_good(), &mut walk.counts)?;
+    let mut rebuild = found.rebuild || compared.no_block;
+    count_kept(&found.kept_for_good(), &mut found.counts)?;
     if !rebuild {
-        rebuild = !is_covered(&mut refcounts, &walk.counts).await?;
+        rebuild = !is_covered(&mut refcounts, &found.counts).await?;
     }
     if rebuild {
-        walk = build_anew(source, header, &snapshots, new_table.as_ref(), walk).await?;
-        refcounts = DiskRefcounts::new(source, header.geometry, walk.reftable.clone());
+        found = build_anew(source, header, &snapshots, new_table.as_ref(), found).await?;
+        refcounts = DiskRefcounts::new(source, header.geometry, found.reftable.clone());
     } else {
-        let raised = raise(&mut walk, &mut refcounts).await?;
+        let raised = raise(&mut found, &mut refcounts).await?;
         // Those of the new snapshot table were not wrong.
         let fixed = raised.changed.min(undercounted);
-        walk.report.corruptions_fixed += fixed;
-        walk.report.corruptions -= fixed;
+        found.report.corruptions_fixed += fixed;
+        found.report.corruptions -= fixed;
     }
 
     if let Some(table) = new_table {
-        table.write(source, header, &mut walk).await?;
-        walk.report.corruptions_fixed += snapshots.wrong;
+        table.write(source, header, &mut found).await?;
+        found.report.corruptions_fixed += snapshots.wrong;
     }
-    lower(&mut walk, &mut refcounts).await?;
-    walk.check_copied(header, &mut refcounts, true).await?;
-    Ok(with(report, walk.report))
+    lower(&mut found, &mut refcounts).await?;
+    found.check_copied(header, &mut refcounts, true).await?;
+    Ok(with(report, found.report))
 }
 
 /// How many bytes past the file's end are looked after, besides as many as it has.
@@ -155,43 +157,43 @@ fn count_kept(kept: &Kept, counts: &mut Counts) -> Result<(), Qcow2Error> {
 
 /// Of the refcounts only those of kept clusters are raised: nothing else may be put there.
 async fn hold_kept(
-    walk: &Walk<'_, '_>,
+    found: &ReferenceCounts<'_, '_>,
     refcounts: &mut DiskRefcounts<'_, '_>,
 ) -> Result<(), Qcow2Error> {
-    let mut counts = Counts::new(walk.geometry, walk.counts.clusters());
-    count_kept(&walk.kept_for_good(), &mut counts)?;
+    let mut counts = Counts::new(found.geometry, found.counts.clusters());
+    count_kept(&found.kept_for_good(), &mut counts)?;
     let mut nothing = CheckReport::default();
     refcounts
         .compare(&counts, Action::Raise, &mut nothing)
         .await?;
-    walk.source.flush(Table::RefcountBlock).await
+    found.source.flush(Table::RefcountBlock).await
 }
 
 /// Refcounts that are too low are raised, and stable.
 async fn raise(
-    walk: &mut Walk<'_, '_>,
+    found: &mut ReferenceCounts<'_, '_>,
     refcounts: &mut DiskRefcounts<'_, '_>,
 ) -> Result<Compared, Qcow2Error> {
     let raised = refcounts
-        .compare(&walk.counts, Action::Raise, &mut walk.report)
+        .compare(&found.counts, Action::Raise, &mut found.report)
         .await?;
-    walk.source.flush(Table::RefcountBlock).await?;
+    found.source.flush(Table::RefcountBlock).await?;
     Ok(raised)
 }
 
 /// Refcounts that are too high are lowered, and stable. What leads to the clusters no more was stable before.
 async fn lower(
-    walk: &mut Walk<'_, '_>,
+    found: &mut ReferenceCounts<'_, '_>,
     refcounts: &mut DiskRefcounts<'_, '_>,
 ) -> Result<(), Qcow2Error> {
-    let kept = walk.kept();
+    let kept = found.kept();
     let lowered = refcounts
-        .compare(&walk.counts, Action::Lower(&kept), &mut walk.report)
+        .compare(&found.counts, Action::Lower(&kept), &mut found.report)
         .await?;
-    walk.source.flush(Table::RefcountBlock).await?;
-    let fixed = lowered.changed.min(walk.report.leaks);
-    walk.report.leaks -= fixed;
-    walk.report.leaks_fixed += fixed;
+    found.source.flush(Table::RefcountBlock).await?;
+    let fixed = lowered.changed.min(found.report.leaks);
+    found.report.leaks -= fixed;
+    found.report.leaks_fixed += fixed;
     Ok(())
 }
 
@@ -213,29 +215,29 @@ async fn build_anew<'a, 's>(
     header: &mut Header,
     snapshots: &Snapshots,
     new_table: Option<&NewTable>,
-    before: Walk<'a, 's>,
-) -> Result<Walk<'a, 's>, Qcow2Error> {
-    let mut walk = Walk::new(source, header, snapshots, Scope::WithoutRefcounts).await?;
+    before: ReferenceCounts<'a, 's>,
+) -> Result<ReferenceCounts<'a, 's>, Qcow2Error> {
+    let mut found = ReferenceCounts::of(source, header, snapshots, Scope::WithoutRefcounts).await?;
     if let Some(table) = new_table {
-        table.count(&mut walk.counts)?;
+        table.count(&mut found.counts)?;
     }
-    let end = walk.counts.clusters();
-    count_kept(&walk.kept_for_good(), &mut walk.counts)?;
+    let end = found.counts.clusters();
+    count_kept(&found.kept_for_good(), &mut found.counts)?;
     // Not where the old structures should be either: a crash must not make others of them.
-    walk.keep_also(&before);
+    found.keep_also(&before);
     let before = before.report;
-    let kept = walk.kept();
-    rebuild(source, header, &mut walk.counts, end, &kept).await?;
-    let mut walk = Walk::new(source, header, snapshots, Scope::Everything).await?;
+    let kept = found.kept();
+    rebuild(source, header, &mut found.counts, end, &kept).await?;
+    let mut found = ReferenceCounts::of(source, header, snapshots, Scope::Everything).await?;
     if let Some(table) = new_table {
-        table.count(&mut walk.counts)?;
+        table.count(&mut found.counts)?;
     }
     // What the old structures had wrong is put right; what the new walk finds was found before.
-    let fixed = before.corruptions.saturating_sub(walk.report.corruptions);
-    walk.report.corruptions_fixed = before.corruptions_fixed + fixed;
-    walk.report.leaks_fixed = before.leaks_fixed + before.leaks;
-    walk.report.findings = before.findings;
-    Ok(walk)
+    let fixed = before.corruptions.saturating_sub(found.report.corruptions);
+    found.report.corruptions_fixed = before.corruptions_fixed + fixed;
+    found.report.leaks_fixed = before.leaks_fixed + before.leaks;
+    found.report.findings = before.findings;
+    Ok(found)
 }
 
 /// A snapshot table that is to be written behind the file's end.
@@ -248,16 +250,19 @@ struct NewTable {
 
 impl NewTable {
     /// Takes the clusters behind everything that was counted, and counts them.
-    fn place(snapshots: &Snapshots, walk: &mut Walk<'_, '_>) -> Result<Self, Qcow2Error> {
+    fn place(
+        snapshots: &Snapshots,
+        found: &mut ReferenceCounts<'_, '_>,
+    ) -> Result<Self, Qcow2Error> {
         let bytes = serialise(&snapshots.list)?;
-        let clusters = walk.geometry.clusters_for(bytes.len() as u64);
+        let clusters = found.geometry.clusters_for(bytes.len() as u64);
         let table = Self {
-            geometry: walk.geometry,
+            geometry: found.geometry,
             bytes,
-            first: walk.free_from(clusters),
+            first: found.free_from(clusters),
             snapshots: snapshots.list.len() as u32, // at most 65536
         };
-        table.count(&mut walk.counts)?;
+        table.count(&mut found.counts)?;
         Ok(table)
     }
 
@@ -274,7 +279,7 @@ impl NewTable {
         self,
         source: &Source<'_>,
         header: &mut Header,
-        walk: &mut Walk<'_, '_>,
+        found: &mut ReferenceCounts<'_, '_>,
     ) -> Result<(), Qcow2Error> {
         let at = self.first * self.geometry.cluster_size();
         source.write(Table::SnapshotTable, at, &self.bytes).await?;
@@ -283,7 +288,7 @@ impl NewTable {
         new.snapshots_offset = HostOffset(at);
         write_tables(source, &new).await?;
         *header = new;
-        walk.release_snapshot_table()
+        found.release_snapshot_table()
     }
 }
 

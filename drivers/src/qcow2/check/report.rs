@@ -1,6 +1,6 @@
 //! What a check found: the numbers that `qemu-img check --output=json` prints, and the first findings in words.
 
-use crate::qcow2::error::Table;
+use crate::qcow2::format::error::Table;
 use std::fmt;
 
 /// The most findings that a report keeps; the numbers count all of them.
@@ -44,14 +44,14 @@ impl CheckReport {
         self.corruptions == 0 && self.leaks == 0 && self.check_errors == 0
     }
 
-    pub(super) fn find(&mut self, finding: Finding) {
+    pub(crate) fn find(&mut self, finding: Finding) {
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
         }
     }
 
     /// Counts a corruption `times` times and keeps it once.
-    pub(super) fn corrupt(&mut self, times: u64, finding: Finding) {
+    pub(crate) fn corrupt(&mut self, times: u64, finding: Finding) {
         self.corruptions = self.corruptions.saturating_add(times);
         self.find(finding);
     }

@@ -1,24 +1,26 @@
 //! The snapshot table as a check reads it, and what is wrong in it. QEMU's `qcow2_check_read_snapshot_table`.
 
 use super::report::{CheckReport, Finding};
-use super::source::Source;
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::header::{Header, Purpose, check_table};
-use crate::qcow2::snapshot::table::{ENTRY_SIZE, MAX_SNAPSHOTS, Snapshot, SnapshotTable};
+use crate::qcow2::format::error::{Qcow2Error, Table};
+use crate::qcow2::format::geometry::{MAX_SNAPSHOTS, SNAPSHOT_ENTRY_SIZE};
+use crate::qcow2::format::header::{Header, Purpose};
+use crate::qcow2::format::position::check_table;
+use crate::qcow2::format::snapshot_table::{Snapshot, SnapshotTable};
+use crate::qcow2::metadata::Source;
 
 /// The extra data that an entry of version 3 must have: the size of the machine state and of the disk.
 const NEEDED_EXTRA: u32 = 16;
 
 /// The snapshots of the image that is checked.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Snapshots {
-    pub(super) list: Vec<Snapshot>,
+pub(crate) struct Snapshots {
+    pub(crate) list: Vec<Snapshot>,
     /// Bytes of their table on disk.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// How many entries are wrong in a way that writing the table again puts right.
-    pub(super) wrong: u64,
+    pub(crate) wrong: u64,
     /// How many are too many. They are not in the list. Only where they are to be dropped.
-    pub(super) overhang: u32,
+    pub(crate) overhang: u32,
 }
 
 impl Snapshots {
@@ -26,7 +28,7 @@ impl Snapshots {
     ///
     /// Errors: [`Qcow2Error::NotAligned`], [`Qcow2Error::TableTooLarge`], [`Qcow2Error::SnapshotEntry`]. Nothing
     /// more can be said of the image then: without the table most of its clusters would seem to be leaked.
-    pub(super) async fn read(
+    pub(crate) async fn read(
         source: &Source<'_>,
         header: &Header,
         repair: bool,
@@ -41,7 +43,7 @@ impl Snapshots {
             });
         }
         let count = header.snapshots.min(MAX_SNAPSHOTS);
-        let fixed_bytes = u64::from(count) * ENTRY_SIZE;
+        let fixed_bytes = u64::from(count) * SNAPSHOT_ENTRY_SIZE;
         check_table(
             &header.geometry,
             what,

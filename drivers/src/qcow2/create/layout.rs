@@ -8,39 +8,39 @@
 //!
 //! Every cluster of it is in use once, so that the refcounts of all of them are 1. Nothing has to be searched for, moved or grown.
 
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::geometry::{Geometry, MAX_HOST_OFFSET};
+use crate::qcow2::format::error::{Qcow2Error, Table};
+use crate::qcow2::format::geometry::{Geometry, MAX_HOST_OFFSET};
 
 /// The plan of a new image. Numbers and counts of clusters, but for `l1_entries`. Everything ends below 2^56.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Clusters of the refcount table, which starts at 1.
-    pub(super) reftable: u64,
+    pub(crate) reftable: u64,
     /// Where the refcount blocks are.
-    pub(super) blocks_at: u64,
+    pub(crate) blocks_at: u64,
     /// How many there are.
-    pub(super) blocks: u64,
+    pub(crate) blocks: u64,
     /// Where the L1 table is.
-    pub(super) l1_at: u64,
+    pub(crate) l1_at: u64,
     /// Its entries; 0 for an empty disk, which has no L1 table.
-    pub(super) l1_entries: u64,
+    pub(crate) l1_entries: u64,
     /// Where the L2 tables are.
-    pub(super) l2_at: u64,
+    pub(crate) l2_at: u64,
     /// How many there are: one for each L1 entry, or none.
-    pub(super) l2_tables: u64,
+    pub(crate) l2_tables: u64,
     /// Where the guest's clusters are, if they are in this file.
-    pub(super) data_at: u64,
+    pub(crate) data_at: u64,
     /// How many guest clusters the L2 tables map.
-    pub(super) guest_clusters: u64,
+    pub(crate) guest_clusters: u64,
     /// All clusters of the file.
-    pub(super) total: u64,
+    pub(crate) total: u64,
 }
 
 impl Layout {
     /// The plan for a disk of `size` bytes. `preallocate`: the L2 tables and the guest's clusters are there at once.
     ///
     /// Errors: [`Qcow2Error::SizeTooLarge`]; [`Qcow2Error::TableTooLarge`] for more clusters than a refcount table of 8 MiB can count.
-    pub(super) fn new(
+    pub(crate) fn new(
         geometry: &Geometry,
         size: u64,
         preallocate: bool,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::qcow2::header::Purpose;
+use crate::qcow2::format::header::Purpose;
 use aio_task::AioContext;
 use block_core::test_disk::{Keep, TestDisk, TestDiskControl, TestDiskOptions};
 use block_core::{Errno, NodeBuilder, Op, Permissions};
@@ -243,7 +243,10 @@ fn every_cluster_of_a_new_image_is_counted_once_and_none_behind_it() {
                 end: offset as usize + cluster,
             };
             let entry = header.reftable_offset.0 + geometry.reftable_index(number) * 8;
-            let entry = ReftableEntry(crate::qcow2::header::be64(&image, entry as usize));
+            let entry = ReftableEntry(crate::qcow2::format::big_endian::be64(
+                &image,
+                entry as usize,
+            ));
             let refcount = entry.block(&geometry, 0).expect("good").map(|block| {
                 let index = geometry.refcount_index(number) as usize;
                 geometry.refcount(&image[at(block.0)], index)

@@ -7,19 +7,15 @@
 //!
 //! The saved state has its references already, and they become the snapshot's.
 
-use super::references::Change;
-use super::table::{KNOWN_EXTRA, Snapshot, SnapshotTable, serialise};
-use crate::qcow2::Result;
-use crate::qcow2::entry::L1Entry;
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::free::Freeing;
-use crate::qcow2::geometry::TABLE_ENTRY_SIZE;
-use crate::qcow2::image::Image;
-use crate::qcow2::locks::EVERYTHING;
-use crate::qcow2::name::Name;
-use crate::qcow2::offset::HostOffset;
-use crate::qcow2::tree::StateTree;
-use crate::qcow2::walk::Walk;
+use super::Image;
+use crate::qcow2::format::entry::L1Entry;
+use crate::qcow2::format::error::{Qcow2Error, Result, Table};
+use crate::qcow2::format::geometry::TABLE_ENTRY_SIZE;
+use crate::qcow2::format::name::Name;
+use crate::qcow2::format::offset::HostOffset;
+use crate::qcow2::format::snapshot_table::{KNOWN_EXTRA, Snapshot, SnapshotTable, serialise};
+use crate::qcow2::guest::{AllClusters, StateL1};
+use crate::qcow2::metadata::{Change, Freeing, Walk};
 use block_core::{Cause, NewSnapshot, SnapshotInfo};
 use std::ops::Range;
 use std::rc::Rc;
@@ -32,31 +28,31 @@ impl Image {
     /// [`Qcow2Error::StateUnfinished`], [`Qcow2Error::RefcountOverflow`], [`Qcow2Error::TableTooLarge`], [`Qcow2Error::SnapshotInUse`]
     /// where a view of the replaced one is open, and what is wrong in the tables. After any error the snapshots are what they were, and no
     /// space is lost unless it is [`Cause::Leaked`].
-    pub(in crate::qcow2) async fn create_snapshot(&self, new: NewSnapshot) -> Result<SnapshotInfo> {
+    pub(crate) async fn create_snapshot(&self, new: NewSnapshot) -> Result<SnapshotInfo> {
         new.check()?;
-        let _lock = self.locks.exclusive(EVERYTHING).await;
+        let all = &self.guest.locks().all().await;
         self.check_snapshots()?;
-        let mut plan = self.plan_snapshot(new).await?;
+        let mut plan = self.plan_snapshot(all, new).await?;
         let info = plan.snapshot.info();
-        match self.record_snapshot(&mut plan).await {
+        match self.record_snapshot(all, &mut plan).await {
             Ok(()) => {
-                self.leave_old_behind(plan);
+                self.drop_replaced(all, plan);
                 // The snapshot is there, whatever becomes of this.
-                let _ = self.tidy().await;
+                let _ = self.tidy(all).await;
                 Ok(info)
             }
-            Err(cause) => Err(self.give_back(plan, cause).await),
+            Err(cause) => Err(self.undo(all, plan, cause).await),
         }
     }
 
     /// All that may be refused, with nothing changed.
-    async fn plan_snapshot(&self, new: NewSnapshot) -> Result<Plan> {
+    async fn plan_snapshot(&self, all: &AllClusters<'_>, new: NewSnapshot) -> Result<Plan> {
         let state = self.vmstate.finished()?;
-        let disk = self.geometry.vmstate_l1_index(self.size.get());
+        let disk = self.meta().geometry().vmstate_l1_index(self.meta().size());
         let (snapshots, replaced) = self.make_place(&new)?;
         let state_len = state.as_ref().map_or(0, |(state, _)| state.len());
         let entries = (disk + state_len).max(1);
-        let max = self.geometry.max_l1_entries();
+        let max = self.meta().geometry().max_l1_entries();
         if entries > max {
             let what = Table::SnapshotL1;
             return Err(Qcow2Error::TableTooLarge { what, entries, max }.into());
@@ -76,26 +72,35 @@ impl Image {
                 date_nsec: new.date_nsec,
                 vm_clock_nsec: new.vm_clock_nsec,
                 vmstate_size: state.as_ref().map_or(0, |(_, len)| *len),
-                disk_size: self.size.get(),
+                disk_size: self.meta().size(),
                 icount: new.icount.filter(|count| *count != u64::MAX),
                 extra_len: KNOWN_EXTRA as u32,
                 unknown_extra: Vec::new(),
             },
             others: others.snapshots,
-            disk: Walk::new(self.active.copy(0..disk)),
+            disk: Walk::new(self.meta().active().copy(0..disk)),
             state: state.map(|(state, _)| state),
             replaced: None,
             l1: 0..0,
         };
         serialise(&plan.all())?;
-        self.check_plan(plan, replaced).await
+        self.check_plan(all, plan, replaced).await
     }
 
     /// Reads the tables.
-    async fn check_plan(&self, mut plan: Plan, replaced: Option<Snapshot>) -> Result<Plan> {
-        self.finish_earlier().await?;
-        let l1 = self.clusters_at(self.active.at(), self.active.len() * TABLE_ENTRY_SIZE);
-        self.check_references(&mut plan.disk, l1, Change::Raise)
+    async fn check_plan(
+        &self,
+        all: &AllClusters<'_>,
+        mut plan: Plan,
+        replaced: Option<Snapshot>,
+    ) -> Result<Plan> {
+        self.finish_earlier(all).await?;
+        let l1 = self.meta().clusters_at(
+            self.meta().active().at(),
+            self.meta().active().len() * TABLE_ENTRY_SIZE,
+        );
+        self.meta()
+            .check_references(&mut plan.disk, l1, Change::Raise)
             .await?;
         if let Some(snapshot) = replaced {
             let walk = self.walk_over_snapshot(&snapshot, Change::Lower).await?;
@@ -121,38 +126,39 @@ impl Image {
     }
 
     /// Steps 2 and 3. On an error the disk has references too many, as far as the plan's walk is.
-    async fn record_snapshot(&self, plan: &mut Plan) -> Result<()> {
-        self.raise_references(&mut plan.disk).await?;
+    async fn record_snapshot(&self, all: &AllClusters<'_>, plan: &mut Plan) -> Result<()> {
+        self.meta().raise_references(&mut plan.disk).await?;
         self.share_active_l1(plan.disk.entries().len());
         let mut again = Walk::new(plan.disk.entries().to_vec());
-        self.clear_copied(&mut again).await?;
+        self.meta().clear_copied(&mut again).await?;
         plan.l1 = self
+            .meta()
             .write_table(Table::SnapshotL1, &plan.l1_bytes())
             .await?;
-        let at = plan.l1.start << self.geometry.cluster_bits();
+        let at = plan.l1.start << self.meta().geometry().cluster_bits();
         plan.snapshot.l1_offset = HostOffset(at);
-        self.switch_snapshots(plan.all()).await
+        self.replace_snapshots(all, plan.all()).await
     }
 
     /// The L2 tables of the first L1 entries are not to be written in place.
     fn share_active_l1(&self, entries: usize) {
         for index in 0..entries as u64 {
-            let entry = L1Entry(self.active.get(index));
+            let entry = L1Entry(self.meta().active().get(index));
             if entry.copied() {
-                self.active.set(index, entry.with_copied(false).0);
+                self.meta().active().set(index, entry.with_copied(false).0);
             }
         }
     }
 
     /// After a success: what the image no longer says loses its references.
-    fn leave_old_behind(&self, plan: Plan) {
+    fn drop_replaced(&self, all: &AllClusters<'_>, plan: Plan) {
         match plan.state {
             Some(_) => drop(self.vmstate.take()),
-            None => self.drop_state(),
+            None => self.drop_state(all.exclusive()),
         }
         self.vmstate.show(None);
         if let Some((walk, l1)) = plan.replaced {
-            self.free(l1, Freeing::ForHost);
+            self.meta().free(l1, Freeing::ForHost);
             self.cover_snapshot_tables();
             self.abandon(walk);
             self.recompute_copied();
@@ -162,11 +168,11 @@ impl Image {
 
     /// What QEMU's savevm or loadvm left in the active L1 table behind the disk is dropped.
     fn drop_active_vmstate(&self) {
-        let disk = self.geometry.vmstate_l1_index(self.size.get());
-        let entries = self.active.copy(disk..self.active.len());
+        let disk = self.meta().geometry().vmstate_l1_index(self.meta().size());
+        let entries = self.meta().active().copy(disk..self.meta().active().len());
         for (index, entry) in (disk..).zip(&entries) {
             if *entry != 0 {
-                self.active.set(index, 0);
+                self.meta().active().set(index, 0);
             }
         }
         if entries.iter().any(|entry| *entry != 0) {
@@ -175,14 +181,14 @@ impl Image {
     }
 
     /// After a failure: the disk gets its references back, and its flags. The error to return.
-    async fn give_back(&self, plan: Plan, cause: Cause) -> Cause {
-        self.free(plan.l1, Freeing::Unnamed);
+    async fn undo(&self, all: &AllClusters<'_>, plan: Plan, cause: Cause) -> Cause {
+        self.meta().free(plan.l1, Freeing::Unnamed);
         self.cover_snapshot_tables();
         // From here on its tables cannot change, so that what is raised can be lowered at any later time.
         self.share_active_l1(plan.disk.entries().len());
         self.abandon_unnamed(plan.disk.done_so_far());
         self.recompute_copied();
-        match self.tidy().await {
+        match self.tidy(all).await {
             Ok(()) => cause,
             Err(freeing) => Cause::Leaked {
                 cause: Box::new(cause),
@@ -200,7 +206,7 @@ struct Plan {
     /// The active L1 entries of the guest's disk. Stands where the references have been raised to.
     disk: Walk,
     /// The state to be recorded.
-    state: Option<Rc<StateTree>>,
+    state: Option<Rc<StateL1>>,
     /// What the replaced snapshot leads to, and the clusters of its L1 table.
     replaced: Option<(Walk, Range<u64>)>,
     /// The clusters of the snapshot's L1 table, once it is written.

@@ -3,11 +3,9 @@
 //! The table without it is written and the header names that; only then do its tables and clusters lose a reference, and COPIED is set
 //! where the active tables are the only ones left.
 
-use super::references::Change;
-use crate::qcow2::Result;
-use crate::qcow2::free::Freeing;
-use crate::qcow2::image::Image;
-use crate::qcow2::locks::EVERYTHING;
+use super::Image;
+use crate::qcow2::format::error::Result;
+use crate::qcow2::metadata::{Change, Freeing};
 use block_core::Cause;
 
 impl Image {
@@ -21,12 +19,12 @@ impl Image {
     /// Nothing has changed after [`NoSuchSnapshot`](Cause::NoSuchSnapshot), [`SnapshotInUse`](crate::qcow2::Qcow2Error::SnapshotInUse)
     /// where a view of it is open, and what the disk says before the header has changed. What it says later costs space at worst. It is deleted
     /// after [`Cause::Done`], which says what was wrong in its tables.
-    pub(in crate::qcow2) async fn delete_snapshot(&self, id_or_name: &str) -> Result<()> {
-        let _lock = self.locks.exclusive(EVERYTHING).await;
+    pub(crate) async fn delete_snapshot(&self, id_or_name: &str) -> Result<()> {
+        let all = &self.guest.locks().all().await;
         self.check_snapshots()?;
         let (index, snapshot) = self.snapshots.find(id_or_name)?;
         self.snapshots.check_unused(&snapshot)?;
-        self.finish_earlier().await?;
+        self.finish_earlier(all).await?;
         let found = self.walk_over_snapshot(&snapshot, Change::Lower).await;
         let walk = match found {
             // It contradicts itself, or is beyond what the format has.
@@ -35,10 +33,11 @@ impl Image {
         };
         let mut others = self.snapshots.table.borrow().snapshots.clone();
         others.remove(index);
-        self.switch_snapshots(others).await?;
+        self.replace_snapshots(all, others).await?;
         let damage = match walk {
             Ok(walk) => {
-                self.free(self.l1_clusters(&snapshot), Freeing::ForHost);
+                self.meta()
+                    .free(self.l1_clusters(&snapshot), Freeing::ForHost);
                 self.abandon(walk);
                 None
             }
@@ -47,7 +46,7 @@ impl Image {
         self.recompute_copied();
         self.cover_snapshot_tables();
         // The snapshot is gone, whatever becomes of this.
-        let _ = self.tidy().await;
+        let _ = self.tidy(all).await;
         match damage {
             None => Ok(()),
             Some(cause) => Err(Cause::Done {

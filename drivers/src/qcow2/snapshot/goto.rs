@@ -7,17 +7,13 @@
 //!
 //! The state is in the active tables then, behind the disk, as QEMU leaves it; the next snapshot, or a change of length, drops it.
 
-use super::references::Change;
-use super::table::Snapshot;
-use crate::qcow2::Result;
-use crate::qcow2::allocate::Wanted;
-use crate::qcow2::entry::L1Entry;
-use crate::qcow2::error::{Qcow2Error, Table};
-use crate::qcow2::free::Freeing;
-use crate::qcow2::geometry::{SECTOR_SIZE, TABLE_ENTRY_SIZE};
-use crate::qcow2::image::Image;
-use crate::qcow2::locks::EVERYTHING;
-use crate::qcow2::walk::Walk;
+use super::Image;
+use crate::qcow2::format::entry::L1Entry;
+use crate::qcow2::format::error::{Qcow2Error, Result, Table};
+use crate::qcow2::format::geometry::{SECTOR_SIZE, TABLE_ENTRY_SIZE};
+use crate::qcow2::format::snapshot_table::Snapshot;
+use crate::qcow2::guest::AllClusters;
+use crate::qcow2::metadata::{Change, Freeing, Walk, Wanted};
 use block_core::Cause;
 
 impl Image {
@@ -26,33 +22,33 @@ impl Image {
     /// Errors, after which nothing has changed: [`Cause::NoSuchSnapshot`]; [`Qcow2Error::ActiveBitmaps`]; [`Qcow2Error::ResizeVersion2`], since a version 2 image with
     /// snapshots keeps its size; [`Qcow2Error::Resize`] for a length of part of a sector; [`Qcow2Error::RefcountOverflow`], [`Qcow2Error::SnapshotsWithDataFile`], what is wrong in the snapshot's
     /// tables, and what the disk says; [`Cause::Leaked`] where space is lost by it.
-    pub(in crate::qcow2) async fn go_to_snapshot(&self, id_or_name: &str) -> Result<()> {
-        let _lock = self.locks.exclusive(EVERYTHING).await;
+    pub(crate) async fn go_to_snapshot(&self, id_or_name: &str) -> Result<()> {
+        let all = &self.guest.locks().all().await;
         self.check_snapshots()?;
         let (_, snapshot) = self.snapshots.find(id_or_name)?;
-        self.check_no_bitmaps()?;
-        let (from, to) = (self.size.get(), snapshot.disk_size);
-        if self.geometry.version() < 3 && from != to {
+        self.guest.check_no_bitmaps()?;
+        let (from, to) = (self.meta().size(), snapshot.disk_size);
+        if self.meta().geometry().version() < 3 && from != to {
             return Err(Qcow2Error::ResizeVersion2 { from, to }.into());
         }
         if !to.is_multiple_of(SECTOR_SIZE) {
             let reason = "the snapshot's length is not a multiple of 512";
             return Err(Qcow2Error::Resize { size: to, reason }.into());
         }
-        self.finish_earlier().await?;
+        self.finish_earlier(all).await?;
         let mut walk = self.walk_over_snapshot(&snapshot, Change::Raise).await?;
         if from != to {
-            self.note_disk_sizes().await?;
+            self.note_disk_sizes(all).await?;
         }
-        match self.switch_to(&snapshot, &mut walk).await {
+        match self.switch_to(all, &snapshot, &mut walk).await {
             Ok(()) => {
                 // The disk is the snapshot's, whatever becomes of this.
-                let _ = self.tidy().await;
+                let _ = self.tidy(all).await;
                 Ok(())
             }
             Err(cause) => {
                 self.abandon_unnamed(walk.done_so_far());
-                match self.tidy().await {
+                match self.tidy(all).await {
                     Ok(()) => Err(cause),
                     Err(freeing) => Err(Cause::Leaked {
                         cause: Box::new(cause),
@@ -64,39 +60,46 @@ impl Image {
     }
 
     /// Steps 2 to 4. On an error the snapshot has references too many, as far as the walk is.
-    async fn switch_to(&self, snapshot: &Snapshot, walk: &mut Walk) -> Result<()> {
-        self.raise_references(walk).await?;
-        self.clear_copied(&mut Walk::new(walk.entries().to_vec()))
+    async fn switch_to(
+        &self,
+        all: &AllClusters<'_>,
+        snapshot: &Snapshot,
+        walk: &mut Walk,
+    ) -> Result<()> {
+        self.meta().raise_references(walk).await?;
+        self.meta()
+            .clear_copied(&mut Walk::new(walk.entries().to_vec()))
             .await?;
         self.note_l2_tables(walk.entries())?;
         let entries = self.active_entries(snapshot, walk.entries());
         // What is dirty of the old table is on disk then, so that it can be put back as it is.
-        self.commit().await?;
+        self.meta().commit().await?;
 
         let bytes = entries.len() as u64 * TABLE_ENTRY_SIZE;
-        let count = self.geometry.clusters_for(bytes);
-        let clusters = self.allocate(Wanted::Exactly(count)).await?;
-        if let Err(error) = self.add_table(Table::L1, clusters.clone()) {
-            self.free(clusters, Freeing::Unnamed);
+        let count = self.meta().geometry().clusters_for(bytes);
+        let clusters = self.meta().allocate(Wanted::Exactly(count)).await?;
+        if let Err(error) = self.meta().add_table(Table::L1, clusters.clone()) {
+            self.meta().free(clusters, Freeing::Unnamed);
             return Err(error.into());
         }
-        let old = self.active.copy(0..self.active.len());
-        let old_at = self.active.at();
-        let old_size = self.size.replace(snapshot.disk_size);
-        let at = clusters.start << self.geometry.cluster_bits();
-        self.active.replace(entries, at);
-        if let Err(cause) = self.commit().await {
-            self.size.set(old_size);
-            self.active.replace(old, old_at);
-            self.free(clusters, Freeing::Unnamed);
-            return Err(self.unsure(cause));
+        let old = self.meta().active().copy(0..self.meta().active().len());
+        let old_at = self.meta().active().at();
+        let old_size = self.meta().replace_size(snapshot.disk_size);
+        let at = clusters.start << self.meta().geometry().cluster_bits();
+        self.meta().active().replace(entries, at);
+        if let Err(cause) = self.meta().commit().await {
+            self.meta().replace_size(old_size);
+            self.meta().active().replace(old, old_at);
+            self.meta().free(clusters, Freeing::Unnamed);
+            return Err(self.meta().unsure(cause));
         }
 
-        self.drop_state();
+        self.drop_state(all.exclusive());
         let state = snapshot.vmstate_size;
         self.vmstate.show((state > 0).then_some(state));
         let old_bytes = old.len() as u64 * TABLE_ENTRY_SIZE;
-        self.free(self.clusters_at(old_at, old_bytes), Freeing::ForHost);
+        self.meta()
+            .free(self.meta().clusters_at(old_at, old_bytes), Freeing::ForHost);
         self.abandon(Walk::new(old));
         Ok(())
     }
@@ -106,7 +109,11 @@ impl Image {
         let shared = |entry: &u64| L1Entry(*entry).with_copied(false).0;
         let mut entries: Vec<u64> = entries.iter().map(shared).collect();
         // At most 4 Mi, as was checked with the snapshot.
-        let needed = self.geometry.l1_entries_for(snapshot.disk_size).max(1) as usize;
+        let needed = self
+            .meta()
+            .geometry()
+            .l1_entries_for(snapshot.disk_size)
+            .max(1) as usize;
         entries.resize(entries.len().max(needed), 0);
         entries
     }
@@ -114,12 +121,12 @@ impl Image {
     /// Nothing is to be written over the L2 tables of what will be the active L1 table.
     fn note_l2_tables(&self, entries: &[u64]) -> Result<(), Qcow2Error> {
         for (index, entry) in (0..).zip(entries) {
-            let Some(at) = L1Entry(*entry).table(&self.geometry, index)? else {
+            let Some(at) = L1Entry(*entry).table(self.meta().geometry(), index)? else {
                 continue;
             };
-            let cluster = self.geometry.cluster_of(at);
-            if self.refcounts.tables.get(cluster) != Some(Table::L2) {
-                self.add_table(Table::L2, cluster..cluster + 1)?;
+            let cluster = self.meta().geometry().cluster_of(at);
+            if self.meta().refcounts().tables().get(cluster) != Some(Table::L2) {
+                self.meta().add_table(Table::L2, cluster..cluster + 1)?;
             }
         }
         Ok(())

@@ -1,11 +1,9 @@
 //! One snapshot as a read-only disk: QEMU's `qcow2_snapshot_load_tmp`, except that the image works on.
 
-use crate::qcow2::Result;
-use crate::qcow2::driver::limits;
-use crate::qcow2::image::Image;
-use crate::qcow2::locks::SNAPSHOTS;
-use crate::qcow2::offset::GuestOffset;
-use crate::qcow2::tree::{SnapshotTree, Tree};
+use super::Image;
+use crate::qcow2::format::error::Result;
+use crate::qcow2::format::offset::GuestOffset;
+use crate::qcow2::guest::{L1Table, SNAPSHOTS, SnapshotL1};
 use block_core::{
     BlockDriver, BlockError, BlockLimits, BlockStatus, Cause, DiskOffset, IoVector, Op,
 };
@@ -14,22 +12,22 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// A snapshot's disk and state. The snapshot cannot be deleted while this is open; the image can be closed, and then every read fails.
-pub(in crate::qcow2) struct SnapshotView {
+pub(crate) struct SnapshotView {
     image: Rc<Image>,
     /// `None` once closed.
-    tree: RefCell<Option<Rc<SnapshotTree>>>,
+    tree: RefCell<Option<Rc<SnapshotL1>>>,
 }
 
 impl SnapshotView {
     /// Reads the snapshot's L1 table. Memory: 32 MiB at most.
     ///
     /// Errors: [`Cause::NoSuchSnapshot`], [`Cause::Closed`], what is wrong with its L1 table, and what reading it gave.
-    pub(in crate::qcow2) async fn open(image: &Rc<Image>, id_or_name: &str) -> Result<Self> {
-        let _lock = image.locks.shared(SNAPSHOTS).await;
-        image.check_open()?;
+    pub(crate) async fn open(image: &Rc<Image>, id_or_name: &str) -> Result<Self> {
+        let _lock = image.guest.locks().shared(SNAPSHOTS).await;
+        image.guest.check_open()?;
         let (_, snapshot) = image.snapshots.find(id_or_name)?;
         let entries = image.read_snapshot_l1(&snapshot).await?;
-        let tree = Rc::new(SnapshotTree {
+        let tree = Rc::new(SnapshotL1 {
             entries,
             disk_size: snapshot.disk_size,
             vmstate_size: snapshot.vmstate_size,
@@ -41,8 +39,8 @@ impl SnapshotView {
         })
     }
 
-    fn tree(&self) -> Result<Rc<SnapshotTree>> {
-        self.image.check_open()?;
+    fn tree(&self) -> Result<Rc<SnapshotL1>> {
+        self.image.guest.check_open()?;
         self.tree.borrow().clone().ok_or(Cause::Closed)
     }
 
@@ -59,8 +57,8 @@ impl SnapshotView {
                 map: None,
             });
         }
-        let (tree, at) = (Tree::Snapshot(tree), GuestOffset(at.0));
-        let status = self.image.status(&tree, at, inside).await?;
+        let (tree, at) = (L1Table::Snapshot(tree), GuestOffset(at.0));
+        let status = self.image.guest.status(&tree, at, inside).await?;
         Ok(BlockStatus {
             map: None,
             ..status
@@ -74,14 +72,14 @@ impl SnapshotView {
         };
         let start = match space {
             Space::Disk => Some(GuestOffset(0)),
-            Space::Vmstate => self.image.geometry.vmstate_start(tree.disk_size),
+            Space::Vmstate => self.image.meta().geometry().vmstate_start(tree.disk_size),
         };
         let place = start.and_then(|start| start.checked_add(at));
         let Some(place) = place.filter(|place| place.checked_add(dst.len()).is_some()) else {
             return (dst, Err(Cause::Overflow));
         };
         let disk_size = tree.disk_size;
-        let tree = Tree::Snapshot(tree);
+        let tree = L1Table::Snapshot(tree);
         let mut dst = dst;
         // The node pads the last block of a disk that ends inside one.
         let inside = match space {
@@ -89,7 +87,7 @@ impl SnapshotView {
             Space::Vmstate => u64::MAX,
         };
         let head = dst.split_to(inside.min(dst.len()));
-        let (mut filled, result) = self.image.read_guest(&tree, place, head).await;
+        let (mut filled, result) = self.image.guest.read_guest(&tree, place, head).await;
         let rest = dst.len();
         dst.fill_zero(0, rest);
         filled.unsplit(dst);
@@ -110,7 +108,7 @@ impl BlockDriver for SnapshotView {
     }
 
     fn limits(&self) -> BlockLimits {
-        limits(&self.image)
+        self.image.guest.limits()
     }
 
     async fn length(&self) -> block_core::Result<u64> {
@@ -147,7 +145,7 @@ impl BlockDriver for SnapshotView {
     }
 
     fn vmstate(&self) -> Option<VmstateLimits> {
-        Some(crate::qcow2::driver::vmstate_limits(&self.image))
+        Some(self.image.guest.vmstate_limits())
     }
 
     async fn load_vmstate(
