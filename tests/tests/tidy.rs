@@ -13,11 +13,11 @@ use tests::source::{self, SourceFile};
 const CRATES: [&str; 4] = ["aio-task", "block-core", "drivers", "vmstate"];
 
 /// The one module that may name threads, locks and atomics: it decides between std and loom.
-const SYNC: &str = "aio-task/src/sync.rs";
+const SYNC: &str = "aio-task/src/sync/mod.rs";
 const SYNC_PARTS: &str = "aio-task/src/sync";
 
 /// The files that may be unsafe.
-const UNSAFE: [&str; 1] = ["block-core/src/buffer.rs"];
+const UNSAFE: [&str; 1] = ["block-core/src/buffer/mod.rs"];
 
 /// Which packages a package needs, without features and with; development aside.
 const NEEDS: [(&str, &[&str], &[&str]); 4] = [

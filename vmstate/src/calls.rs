@@ -1,8 +1,8 @@
 //! The calls as QEMU has them: a node, a position, a vector. The state of a save or load lives with the node.
 
-use crate::area::Extension;
-use crate::load::LoadCore;
-use crate::save::Core;
+use crate::extension::Extension;
+use crate::load::LoadSession;
+use crate::save::SaveSession;
 use crate::{LoadOptions, SaveOptions};
 use block_core::VmstateOffset;
 use block_core::{BlockError, BlockNode, Cause, IoBuf, IoVector, Op, ReadVector, Result};
@@ -16,7 +16,7 @@ pub(crate) fn no_state() -> Cause {
 /// Begins a save with `options`, to be continued by [`save_vmstate`]; without it the first `save_vmstate` begins one with the defaults.
 /// Errors as [`VmstateSave::begin`](crate::VmstateSave::begin).
 pub fn begin_save_vmstate(node: &BlockNode, options: SaveOptions) -> Result<()> {
-    Core::begin(node, options).map(drop)
+    Extension::begin_save(node, options).map(drop)
 }
 
 /// Writes `src` at `at` in the node's vmstate area, buffered; QEMU's `bdrv_save_vmstate`. Begins a save if none is active.
@@ -44,7 +44,7 @@ pub async fn finalize_vmstate(node: &BlockNode) -> Result<u64> {
     let extension = Extension::of(Op::FinalizeVmstate, node)?;
     let load = extension.load.borrow_mut().take();
     drop(load);
-    match extension.active() {
+    match extension.saves.active() {
         Some(save) => save.finalize(node).await,
         None => Ok(0),
     }
@@ -60,11 +60,11 @@ pub async fn load_vmstate(
 ) -> Result<usize> {
     let at = at.into();
     let extension = Extension::of(Op::LoadVmstate, node)?;
-    if let Some(save) = extension.active() {
+    if let Some(save) = extension.saves.active() {
         return save.read(node, at.0, dst).await;
     }
     match reader(node, &extension).await? {
-        Some(load) => load.read(node, &extension, at.0, dst).await,
+        Some(load) => load.read(node, &extension.saves, at.0, dst).await,
         None => read_unbuffered(node, at, dst).await,
     }
 }
@@ -95,15 +95,15 @@ pub async fn load_vmstate_vector(
 
 /// The end of the byte that the node's active save accepted last; `None` without one.
 pub fn vmstate_position(node: &BlockNode) -> Option<VmstateOffset> {
-    let save = existing(node)?.active()?;
+    let save = existing(node)?.saves.active()?;
     Some(VmstateOffset(save.position.get()))
 }
 
 /// The node's save, begun if need be.
-fn active(node: &BlockNode) -> Result<Rc<Core>> {
-    match existing(node).and_then(|extension| extension.active()) {
+fn active(node: &BlockNode) -> Result<Rc<SaveSession>> {
+    match existing(node).and_then(|extension| extension.saves.active()) {
         Some(save) => Ok(save),
-        None => Core::begin(node, SaveOptions::default()),
+        None => Extension::begin_save(node, SaveOptions::default()),
     }
 }
 
@@ -113,11 +113,11 @@ fn existing(node: &BlockNode) -> Option<Rc<Extension>> {
 }
 
 /// The node's read-ahead, begun if need be; `None` where nobody knows the end.
-async fn reader(node: &BlockNode, extension: &Extension) -> Result<Option<Rc<LoadCore>>> {
+async fn reader(node: &BlockNode, extension: &Extension) -> Result<Option<Rc<LoadSession>>> {
     if let Some(load) = &*extension.load.borrow() {
         return Ok(Some(load.clone()));
     }
-    let opened = LoadCore::open(node, extension, LoadOptions::default()).await?;
+    let opened = LoadSession::open(node, &extension.saves, LoadOptions::default()).await?;
     extension.load.borrow_mut().clone_from(&opened);
     Ok(opened)
 }

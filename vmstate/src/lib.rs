@@ -24,8 +24,10 @@
 //! | the buffer that slides with the stream | cells of a fixed grid, a few at once | order and overlaps need no thought |
 #![forbid(unsafe_code)]
 
-mod area;
+mod area_state;
+mod call_lock;
 mod calls;
+mod extension;
 mod geometry;
 mod io;
 mod load;
@@ -35,7 +37,6 @@ mod ranges;
 mod save;
 mod snapshot;
 mod sync;
-mod turn;
 
 pub use calls::{
     begin_save_vmstate, finalize_vmstate, load_vmstate, load_vmstate_vector, save_vmstate,

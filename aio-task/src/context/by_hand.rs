@@ -2,7 +2,7 @@
 use std::fmt;
 
 use super::HostsStandBy;
-use super::core::{Core, Driver};
+use super::shared::{Core, Driver};
 
 /// Runs a context one item at a time, without ever sleeping. See [`AioContext::by_hand`](crate::AioContext::by_hand).
 ///

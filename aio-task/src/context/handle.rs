@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures::task::{LocalFutureObj, LocalSpawn, SpawnError};
 
-use super::core::Core;
 use super::run_queue::Item;
+use super::shared::Core;
 use super::{
     InlineTask, JoinHandle, Readiness, Remote, RemoteHandle, Sleep, Timeout, WhileDriven, task,
 };

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::HostsStandBy;
-use super::core::{Core, Driver, RUNS_PER_TURN};
+use super::shared::{Core, Driver, RUNS_PER_TURN};
 use crate::clock::Clock;
 use crate::edge::watcher::Watcher;
 

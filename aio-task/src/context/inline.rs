@@ -3,8 +3,8 @@ use std::rc::Rc;
 
 use async_task::Runnable;
 
-use super::core::Core;
 use super::run_queue::Item;
+use super::shared::Core;
 use crate::nesting;
 
 /// A task that was made and not yet queued. Dropping it unrun cancels the task: its future is dropped.

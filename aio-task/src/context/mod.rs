@@ -1,6 +1,5 @@
 //! QEMU's AioContext: one thread's executor.
 mod by_hand;
-mod core;
 mod driven;
 mod handle;
 mod hosted;
@@ -8,6 +7,7 @@ mod inline;
 mod readiness;
 mod remote;
 mod run_queue;
+mod shared;
 mod task;
 mod timer;
 mod waiters;
@@ -29,7 +29,7 @@ pub use remote::{Closed, RemoteHandle};
 pub use task::{JoinError, JoinHandle};
 pub use timer::{Sleep, TimedOut, Timeout};
 
-use self::core::{Core, Driver, RUNS_PER_TURN};
+use self::shared::{Core, Driver, RUNS_PER_TURN};
 use crate::clock::{Clock, ManualClock};
 use crate::reactor::Reactor;
 

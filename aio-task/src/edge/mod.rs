@@ -1,7 +1,7 @@
 //! The one edge between a context's thread and all others.
 //!
 //! Everything that belongs to a context lives on its thread. What must cross does so through the types of this module: a
-//! [`slot()`] carries one result, a [`Counter`] shows progress, a [`CancelFlag`] stops work. They are built on `sync.rs` alone, so
+//! [`slot()`] carries one result, a [`Counter`] shows progress, a [`CancelFlag`] stops work. They are built on `sync` alone, so
 //! that the model checker sees each of their operations.
 mod cancel;
 mod counter;

@@ -10,11 +10,18 @@ use slab::Slab;
 
 use super::accounts::{Accounts, Ended};
 use super::error::PoolError;
-use super::task::TaskCell;
 use super::verdict::{Outcome, Payload, Verdict, text};
 use crate::AioHandle;
 use crate::sync;
 use crate::wait_list::Wakes;
+
+/// A task that was started and has not ended, as its pool sees it.
+pub(super) trait LiveTask {
+    fn index(&self) -> u64;
+
+    /// The last handle of the pool is gone.
+    fn cancel(&self);
+}
 
 /// No method holds one of these borrows while foreign code runs: a future, a waker, an error's clone or drop.
 pub(super) struct State<E: 'static> {
@@ -24,7 +31,7 @@ pub(super) struct State<E: 'static> {
     verdict: RefCell<Verdict<E>>,
     /// Every task that was started and has not ended. Weak: the context owns the tasks, so that no cycle keeps a pool
     /// alive; a task holds its pool's `State` only, never a handle that would keep the pool open.
-    tasks: RefCell<Slab<Weak<TaskCell<E>>>>,
+    tasks: RefCell<Slab<Weak<dyn LiveTask>>>,
     /// Index of the next task to start.
     next_index: Cell<u64>,
     /// The context went away with a task that had not ended: the pool's work was not done, and `wait_all` must not say so. Set once.
@@ -81,7 +88,7 @@ impl<E: 'static> State<E> {
     }
 
     /// Notes a started task; the key is for [`ended`](Self::ended) or [`released`](Self::released).
-    pub(super) fn enter(&self, cell: Weak<TaskCell<E>>) -> usize {
+    pub(super) fn enter(&self, cell: Weak<dyn LiveTask>) -> usize {
         self.tasks.borrow_mut().insert(cell)
     }
 
@@ -128,7 +135,7 @@ impl<E: 'static> State<E> {
     }
 
     /// In the order they were started.
-    fn live_tasks(&self) -> Vec<Rc<TaskCell<E>>> {
+    fn live_tasks(&self) -> Vec<Rc<dyn LiveTask>> {
         let tasks = self.tasks.borrow();
         let mut cells: Vec<_> = tasks
             .iter()

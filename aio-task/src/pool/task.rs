@@ -7,12 +7,12 @@ use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use futures::future::LocalBoxFuture;
 
-use super::state::State;
+use super::state::{LiveTask, State};
 use super::verdict::Outcome;
 use crate::{NotDriven, nesting};
 
@@ -26,7 +26,7 @@ pub(super) fn launch<E: 'static>(
     let index = state.take_index();
     let cell = Rc::new_cyclic(|cell| TaskCell {
         index,
-        key: state.enter(cell.clone()),
+        key: state.enter(cell.clone() as Weak<dyn LiveTask>),
         phase: Cell::new(Phase::Queued),
         future: Cell::new(Some(future)),
         shell: Cell::new(None),
@@ -87,22 +87,24 @@ impl<E: 'static> Drop for Shell<E> {
     }
 }
 
-impl<E: 'static> TaskCell<E> {
-    /// It has not ended, and is not being polled.
-    fn is_alive(&self) -> bool {
-        self.phase.get() != Phase::Ended
-    }
-
-    pub(super) fn index(&self) -> u64 {
+impl<E: 'static> LiveTask for TaskCell<E> {
+    fn index(&self) -> u64 {
         self.index
     }
 
     /// The last handle of the pool is gone. Frees the future now; if it is being polled, [`poll`](Self::poll) does it.
-    pub(super) fn cancel(&self) {
+    fn cancel(&self) {
         self.abandon();
         if let Some(shell) = self.shell.take() {
             shell.wake();
         }
+    }
+}
+
+impl<E: 'static> TaskCell<E> {
+    /// It has not ended, and is not being polled.
+    fn is_alive(&self) -> bool {
+        self.phase.get() != Phase::Ended
     }
 
     /// Ends the task without a result, unless it ended already or is being polled.

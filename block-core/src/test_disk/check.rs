@@ -1,7 +1,7 @@
 //! What the node must keep to. A violation panics with the request in the message: the test has found a bug of the node.
 
 use super::TestDiskOptions;
-use super::state::{Request, Work};
+use super::request::{Request, Work};
 use crate::{BlockLimits, Op, RangeLimits};
 
 /// `len` is the disk's length now.

@@ -215,7 +215,7 @@ impl TestDiskControl {
     /// The knobs of the views that were made, in that order.
     pub fn views(&self) -> Vec<Self> {
         let state = self.state.borrow();
-        let views = state.snapshots.views.iter();
+        let views = state.views.iter();
         views.map(|view| Self::new(Rc::clone(view))).collect()
     }
 }

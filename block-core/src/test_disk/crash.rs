@@ -1,7 +1,7 @@
 //! What may be on the disk after a crash: everything of the last flush, and any part of what came later.
 
 use super::Record;
-use super::state::Work;
+use super::request::Work;
 use super::store::Store;
 use std::ops::Range;
 

@@ -19,6 +19,8 @@ pub mod conformance;
 mod control;
 mod crash;
 mod fault;
+mod request;
+mod snapshot_list;
 mod snapshots;
 mod state;
 mod store;
@@ -33,7 +35,8 @@ use crate::{
     IoVector, NewSnapshot, Op, ReadVector, Result, SnapshotInfo, Truncate, VmstateLimits,
     VmstateOffset, WriteFlags, ZeroFlags,
 };
-use state::{Arrived, Request, State, Work};
+use request::{Request, Work};
+use state::{Arrived, State};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -274,7 +277,7 @@ impl BlockDriver for TestDisk {
         let view = outcome.result?.view;
         let view = view.ok_or_else(|| BlockError::new(Op::SnapshotLoad, 0, 0, Cause::Panicked))?;
         let state = Rc::new(RefCell::new(*view));
-        let views = &mut self.state.borrow_mut().snapshots.views;
+        let views = &mut self.state.borrow_mut().views;
         views.push(Rc::clone(&state));
         Ok(Box::new(TestDisk {
             state,

@@ -1,48 +1,11 @@
 //! The disk's internal snapshots: copies of both byte arrays.
 
 use super::TestDiskOptions;
-use super::state::{Answer, State, Work};
+use super::request::Work;
+use super::snapshot_list::Snapshot;
+use super::state::{Answer, State};
 use super::store::Store;
 use crate::{Cause, NewSnapshot, SnapshotInfo};
-use std::cell::RefCell;
-use std::rc::Rc;
-
-#[derive(Default)]
-pub(super) struct Snapshots {
-    list: Vec<Snapshot>,
-    /// The vmstate area shows the state of a snapshot: the next state begins on an empty area. Set when a snapshot is gone to, cleared by
-    /// the first write after it.
-    pub(super) shown: bool,
-    /// The disks behind the views that were made, in the order they were.
-    pub(super) views: Vec<Rc<RefCell<State>>>,
-}
-
-struct Snapshot {
-    info: SnapshotInfo,
-    disk: Store,
-    vmstate: Store,
-}
-
-impl Snapshots {
-    pub(super) fn infos(&self) -> Vec<SnapshotInfo> {
-        self.list.iter().map(|s| s.info.clone()).collect()
-    }
-
-    fn find(&self, id_or_name: &str) -> Result<usize, Cause> {
-        let by_id = self.list.iter().position(|s| s.info.id == id_or_name);
-        by_id
-            .or_else(|| self.list.iter().position(|s| s.info.name == id_or_name))
-            .ok_or_else(|| Cause::NoSuchSnapshot {
-                name: id_or_name.into(),
-            })
-    }
-
-    /// One more than the highest there is, as in qcow2.
-    fn new_id(&self) -> String {
-        let ids = self.list.iter().filter_map(|s| s.info.id.parse().ok());
-        (ids.max().unwrap_or(0u64) + 1).to_string()
-    }
-}
 
 impl State {
     /// A call on snapshots takes effect.
@@ -158,7 +121,7 @@ impl State {
 
     /// The views fail from now on.
     pub(super) fn close_views(&mut self) {
-        for view in &self.snapshots.views {
+        for view in &self.views {
             view.borrow_mut().image_closed = true;
         }
     }

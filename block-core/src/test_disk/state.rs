@@ -3,90 +3,17 @@
 use super::check::check;
 use super::crash::{Change, CrashLog};
 use super::fault::{Failure, Faults, touches};
-use super::snapshots::Snapshots;
+use super::request::{Request, Work};
+use super::snapshot_list::Snapshots;
 use super::store::Store;
 use super::{Record, TestDiskOptions};
-use crate::{BlockError, Cause, NewSnapshot, Op, ReadVector, Result, SnapshotInfo, ZeroFlags};
+use crate::{Cause, Op, ReadVector, Result, SnapshotInfo};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-
-/// A [`Record`] before it has a number.
-pub(super) type Request = Record;
-
-impl Record {
-    pub(super) fn new(op: Op, offset: u64, len: u64) -> Self {
-        Self {
-            id: 0,
-            op,
-            offset,
-            len,
-            fua: false,
-            may_unmap: false,
-            no_fallback: false,
-            pieces: 0,
-        }
-    }
-
-    pub(super) fn pieces(self, pieces: usize) -> Self {
-        Self { pieces, ..self }
-    }
-
-    pub(super) fn fua(self, fua: bool) -> Self {
-        Self { fua, ..self }
-    }
-
-    pub(super) fn zeroes(self, flags: ZeroFlags) -> Self {
-        let ZeroFlags {
-            fua,
-            may_unmap,
-            no_fallback,
-        } = flags;
-        Self {
-            fua,
-            may_unmap,
-            no_fallback,
-            ..self
-        }
-    }
-
-    /// The space it works on is the vmstate area, not the disk.
-    fn on_vmstate(&self) -> bool {
-        matches!(
-            self.op,
-            Op::SaveVmstate | Op::LoadVmstate | Op::FinalizeVmstate | Op::DiscardVmstate
-        )
-    }
-
-    fn is_write(&self) -> bool {
-        matches!(self.op, Op::Write | Op::WriteZeroes | Op::Discard)
-    }
-
-    fn error(&self, cause: Cause) -> BlockError {
-        BlockError::new(self.op, self.offset, self.len, cause)
-    }
-}
-
-/// What a call does when it takes effect, with the memory that it owns until then.
-pub(super) enum Work {
-    Read(ReadVector),
-    Write(crate::IoVector),
-    Zero,
-    Truncate,
-    Flush,
-    Status,
-    Length,
-    DiscardVmstate,
-    SnapshotCreate(NewSnapshot),
-    SnapshotGoto(String),
-    SnapshotDelete(String),
-    SnapshotList,
-    SnapshotLoad(String),
-    Close,
-}
 
 /// What a call ends with.
 pub(super) struct Outcome {
@@ -134,6 +61,8 @@ pub(super) struct State {
     /// What `finish_vmstate` said last. `None` also where the state has become a snapshot's.
     pub(super) vmstate_length: Option<u64>,
     pub(super) snapshots: Snapshots,
+    /// The disks of the snapshots' views, in the order in which the views were made.
+    pub(super) views: Vec<Rc<RefCell<State>>>,
     pub(super) records: Vec<Record>,
     pub(super) length_calls: u64,
     pub(super) faults: Faults,
@@ -161,6 +90,7 @@ impl State {
             vmstate: Store::default(),
             vmstate_length: None,
             snapshots: Snapshots::default(),
+            views: Vec::new(),
             records: Vec::new(),
             length_calls: 0,
             faults: Faults::default(),

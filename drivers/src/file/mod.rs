@@ -12,12 +12,13 @@
 //! A job owns the file and the memory until its system calls are over. So a future of this driver may be dropped at any await: the I/O
 //! runs on, the memory stays, and the file is closed (and unlocked) by whoever uses it last.
 
-mod direct;
+mod direct_io;
 mod error;
 mod known;
 mod open;
 mod opened;
 mod options;
+mod probe_direct;
 mod range;
 mod sys;
 pub(crate) mod transfer;
@@ -27,7 +28,7 @@ mod fault;
 #[cfg(test)]
 mod tests;
 
-pub use direct::DirectIo;
+pub use direct_io::DirectIo;
 pub use error::{FileKind, OpenError, OpenStep};
 pub use options::{Create, FileOptions, Locking};
 

@@ -6,10 +6,11 @@
 //! 4. Cut to length 0 if asked.
 //! 5. Turn O_DIRECT on, and find out what it demands. Not at 2: a file system that refuses would have created the file first.
 
-use super::direct::{self, DirectIo};
+use super::direct_io::DirectIo;
 use super::error::{FileKind, OpenError, OpenStep};
 use super::opened::Opened;
 use super::options::{Create, FileOptions, Locking};
+use super::probe_direct;
 use super::sys::Sys;
 use crate::lock::{self, LockError};
 use aio_task::edge::Arc;
@@ -195,8 +196,8 @@ fn go_direct(opened: &mut Opened, path: &Path) -> Result<(), OpenError> {
     let resizable = !opened.read_only
         && opened.kind == FileKind::Regular
         && opened.permissions.perm.contains(Perms::RESIZE);
-    opened.direct =
-        direct::probe(opened, resizable).map_err(|errno| failed(path, OpenStep::Probe, errno))?;
+    opened.direct = probe_direct::probe(opened, resizable)
+        .map_err(|errno| failed(path, OpenStep::Probe, errno))?;
     opened.alignment = opened.direct.request_alignment();
     opened.range_alignment = opened.range_alignment.max(opened.alignment);
     Ok(())

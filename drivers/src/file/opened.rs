@@ -1,6 +1,6 @@
 //! An open file, as worker threads see it.
 
-use super::direct::DirectIo;
+use super::direct_io::DirectIo;
 use super::error::FileKind;
 use super::sys::Sys;
 use super::{not_supported_or, os};

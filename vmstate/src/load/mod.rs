@@ -3,13 +3,13 @@
 //! The state is read in chunks on a fixed grid. The window is the reader's chunk and `workers` more behind it; a read outside of it puts it
 //! there. Chunks are read by tasks of a pool into recycled buffers.
 
-mod core; // aiming, reading ahead, copying out
+mod session; // aiming, reading ahead, copying out
 mod window; // the chunks and their buffers
 
-pub(crate) use self::core::LoadCore;
+pub(crate) use self::session::LoadSession;
 
 use crate::LoadOptions;
-use crate::area::Extension;
+use crate::extension::Extension;
 use block_core::{BlockError, BlockNode, Cause, Op, Result, VmstateOffset};
 use std::fmt;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use std::rc::Rc;
 pub struct VmstateLoad {
     node: BlockNode,
     extension: Rc<Extension>,
-    core: Rc<LoadCore>,
+    core: Rc<LoadSession>,
 }
 
 impl VmstateLoad {
@@ -34,7 +34,7 @@ impl VmstateLoad {
     /// buffer size of 0 or above 1 GiB.
     pub async fn open(node: &BlockNode, options: LoadOptions) -> Result<Self> {
         let extension = Extension::of(Op::LoadVmstate, node)?;
-        let core = LoadCore::open(node, &extension, options).await?;
+        let core = LoadSession::open(node, &extension.saves, options).await?;
         let unknown = || {
             let text = "the length of the state is not known: it must be given";
             BlockError::new(Op::LoadVmstate, 0, 0, Cause::Driver(text.into()))
@@ -65,7 +65,7 @@ impl VmstateLoad {
     /// `Overflow` where the range ends behind `i64::MAX`; else the driver's.
     pub async fn read(&self, at: impl Into<VmstateOffset>, dst: &mut [u8]) -> Result<usize> {
         self.core
-            .read(&self.node, &self.extension, at.into().0, dst)
+            .read(&self.node, &self.extension.saves, at.into().0, dst)
             .await
     }
 
@@ -73,14 +73,14 @@ impl VmstateLoad {
     /// [`VmstateLoad::ready`]. During a save always `None`: use [`VmstateLoad::read`].
     pub fn try_read(&self, at: impl Into<VmstateOffset>, dst: &mut [u8]) -> Result<Option<usize>> {
         self.core
-            .try_read(&self.node, &self.extension, at.into().0, dst)
+            .try_read(&self.node, &self.extension.saves, at.into().0, dst)
     }
 
     /// Waits until [`VmstateLoad::try_read`] at `at` has something to say, or a save is active. Holds nothing while it waits for chunks: it
     /// may be left unpolled while other reads go on.
     pub async fn ready(&self, at: impl Into<VmstateOffset>) -> Result<()> {
         self.core
-            .ready(&self.node, &self.extension, at.into().0)
+            .ready(&self.node, &self.extension.saves, at.into().0)
             .await
     }
 
@@ -95,7 +95,7 @@ impl VmstateLoad {
 
     /// True while a save is active, when only [`VmstateLoad::read`] works.
     pub(crate) fn is_saving(&self) -> bool {
-        self.extension.active().is_some()
+        self.extension.saves.active().is_some()
     }
 }
 

@@ -1,12 +1,12 @@
 //! Writing what is left, and the end of a save.
 
-use crate::save::core::Core;
-use crate::save::job::{Submitted, Why};
+use crate::save::cell_write::{Submitted, Why};
+use crate::save::session::SaveSession;
 use aio_task::WaitAllError;
 use block_core::{BlockNode, Cause, Result};
 use std::rc::Rc;
 
-impl Core {
+impl SaveSession {
     /// Everything accepted is handed to the driver, and the driver has it.
     pub(crate) async fn flush(self: &Rc<Self>, node: &BlockNode) -> Result<()> {
         let _turn = self.turn().await?;

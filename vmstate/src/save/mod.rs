@@ -3,18 +3,21 @@
 //! A write is copied into the buffers of the cells it touches; there is one buffer per cell, so the newest bytes win. A full cell, or the
 //! one not used for longest where room is needed, becomes a task of the pool. Two versions of one cell are never in flight together.
 
+mod active; // which save an area has
+mod cell_write; // from a cell to driver calls
 mod cells; // buffers being filled
-mod core; // the state of one save, its turn, its failure
+mod copy_in; // where the next byte goes
 mod finalize; // flush and the end
-mod job; // from a cell to driver calls
-mod kept; // partly written blocks, kept for later
+mod partial_blocks; // partly written blocks, kept for later
 mod read; // reading during a save
-mod room; // where the next byte goes
+mod session; // the state of one save, its lock, its failure
 mod written; // what the driver was handed already
 
-pub(crate) use self::core::Core;
+pub(crate) use self::active::ActiveSave;
+pub(crate) use self::session::{Owner, SaveSession};
 
-use self::room::Room;
+use self::copy_in::Room;
+use crate::extension::Extension;
 use crate::{CancelHandle, Progress, SaveOptions};
 use block_core::{BlockNode, IoVector, Result, VmstateOffset};
 use std::fmt;
@@ -30,7 +33,7 @@ use std::rc::Rc;
 /// were made still land, and the node counts them.
 pub struct VmstateSave {
     node: BlockNode,
-    core: Rc<Core>,
+    core: Rc<SaveSession>,
 }
 
 impl VmstateSave {
@@ -40,7 +43,7 @@ impl VmstateSave {
     /// `ENOTSUP` where there is no such area; `EACCES` where the node is read-only; `EBUSY` while another save is active on it; `EINVAL` for a buffer size of 0 or above
     /// 1 GiB. Nothing is written in any case.
     pub fn begin(node: &BlockNode, options: SaveOptions) -> Result<Self> {
-        let core = Core::begin(node, options)?;
+        let core = Extension::begin_save(node, options)?;
         Ok(Self {
             node: node.clone(),
             core,
@@ -142,7 +145,7 @@ impl VmstateSave {
 }
 
 impl VmstateSave {
-    pub(crate) fn core(&self) -> &Rc<Core> {
+    pub(crate) fn core(&self) -> &Rc<SaveSession> {
         &self.core
     }
 }
@@ -164,7 +167,7 @@ impl fmt::Debug for VmstateSave {
     }
 }
 
-impl Core {
+impl SaveSession {
     pub(crate) async fn write(
         self: &Rc<Self>,
         node: &BlockNode,

@@ -1,13 +1,13 @@
 //! Reading during a save: what is stored, under what is kept, under what is being filled.
 
-use crate::save::core::Core;
+use crate::save::session::SaveSession;
 use block_core::{BlockError, BlockNode, Cause, IoBuf, Op, ReadVector, Result, VmstateOffset};
 use std::ops::Range;
 
 /// Bytes read from the driver at once; a multiple of every block size up to this.
 const PIECE: u64 = 128 << 10;
 
-impl Core {
+impl SaveSession {
     /// See [`VmstateSave::read`](crate::VmstateSave::read). An error of the driver is one of this read, not of the save.
     pub(crate) async fn read(&self, node: &BlockNode, at: u64, dst: &mut [u8]) -> Result<usize> {
         self.geometry.check(Op::LoadVmstate, at, dst.len())?;

@@ -1,6 +1,6 @@
 //! Dropping what a save has written and no snapshot holds.
 
-use crate::area::{Area, FlightGuard};
+use crate::area_state::{Area, FlightGuard};
 use block_core::{BlockNode, Cause, Result};
 use std::rc::Rc;
 

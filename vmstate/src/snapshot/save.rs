@@ -1,7 +1,7 @@
 //! A named save, from its begin to the record.
 
-use crate::area::FlightGuard;
-use crate::save::Core;
+use crate::area_state::FlightGuard;
+use crate::save::SaveSession;
 use crate::snapshot::{discard, on_its_own};
 use crate::{SaveOptions, VmstateSave};
 use block_core::{BlockError, BlockNode, Cause, NewSnapshot, Op, Result, SnapshotInfo};
@@ -141,7 +141,7 @@ fn has_both(node: &BlockNode) -> bool {
 /// What is left to be done when the last byte was accepted, or none is any more. It goes on whoever waits.
 struct Rest {
     node: BlockNode,
-    core: Rc<Core>,
+    core: Rc<SaveSession>,
     /// Of the whole area. `None` where another save has begun: nothing there is ours then.
     flight: Option<FlightGuard>,
 }

@@ -1,12 +1,12 @@
 //! Faults of the loop, the tasks and the hosted context.
 use super::{Fault, Killer, fault};
 
-const CORE: &str = "aio-task/src/context/core.rs";
+const CORE: &str = "aio-task/src/context/shared.rs";
 const CONTEXT: &str = "aio-task/src/context/mod.rs";
 const QUEUE: &str = "aio-task/src/context/run_queue.rs";
 const TASK: &str = "aio-task/src/context/task.rs";
 const HOSTED: &str = "aio-task/src/context/hosted.rs";
-const SYNC: &str = "aio-task/src/sync.rs";
+const SYNC: &str = "aio-task/src/sync/mod.rs";
 const TIMER: &str = "aio-task/src/context/timer.rs";
 const WAITERS: &str = "aio-task/src/context/waiters.rs";
 const READINESS: &str = "aio-task/src/context/readiness.rs";

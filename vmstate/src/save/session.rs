@@ -1,13 +1,13 @@
 //! The state of one save, and the ways in which it ends.
 
-use crate::area::{Area, Extension};
+use crate::area_state::Area;
+use crate::call_lock::{Turn, TurnLock};
 use crate::geometry::Geometry;
 use crate::ranges::Ranges;
 use crate::save::cells::{Buffer, Cells};
-use crate::save::kept::Kept;
+use crate::save::partial_blocks::Kept;
 use crate::save::written::Written;
 use crate::snapshot::{discard, on_its_own};
-use crate::turn::{Turn, TurnLock};
 use crate::{Progress, SaveOptions};
 use aio_task::edge::CancelFlag;
 use aio_task::{AioHandle, AioTaskPool};
@@ -18,9 +18,15 @@ use std::ops::Range;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 
-/// One save. Owned by the node's [`Extension`], by the [`VmstateSave`](crate::VmstateSave) if there is one, and by its tasks. It does
+/// What knows which save is active.
+pub(crate) trait Owner {
+    /// This save is over. Another save stays active.
+    fn deactivate(&self, session: &SaveSession);
+}
+
+/// One save. Owned by the node's extension, by the [`VmstateSave`](crate::VmstateSave) if there is one, and by its tasks. It does
 /// not hold the node: each call brings it along.
-pub(crate) struct Core {
+pub(crate) struct SaveSession {
     pub(crate) geometry: Geometry,
     /// Most buffers in existence: one per worker and one to fill meanwhile.
     max_buffers: usize,
@@ -28,7 +34,7 @@ pub(crate) struct Core {
     pub(crate) max_cells: usize,
     pub(crate) handle: AioHandle,
     pub(crate) area: Rc<Area>,
-    extension: Weak<Extension>,
+    owner: Weak<dyn Owner>,
     /// See [`SaveOptions::gap_threshold`].
     pub(crate) gap_threshold: u64,
     /// See [`SaveOptions::fresh`]. Set by begin, and when the area was emptied; cleared when its content is replaced under the save.
@@ -59,7 +65,7 @@ pub(crate) struct State {
     pub(crate) written: Written,
     /// Buffers that nobody uses.
     spare: Vec<Buffer>,
-    /// Buffers in existence: filling, in flight and spare. At most [`Core::max_buffers`].
+    /// Buffers in existence: filling, in flight and spare. At most [`SaveSession::max_buffers`].
     buffers: usize,
     /// The save's first failure. Set once.
     failed: Option<BlockError>,
@@ -69,32 +75,23 @@ pub(crate) struct State {
     pub(crate) ended: Option<Result<u64>>,
 }
 
-impl Core {
-    /// Begins a save on the area of `node`.
-    pub(crate) fn begin(node: &BlockNode, options: SaveOptions) -> Result<Rc<Self>> {
-        let op = Op::SaveVmstate;
-        let Some(limits) = node.vmstate_limits() else {
-            return Err(BlockError::new(op, 0, 0, Cause::NotSupported));
-        };
-        let owner_read_only = node
-            .vmstate_node()
-            .is_some_and(|owner| owner.is_read_only());
-        if node.is_read_only() || owner_read_only {
-            return Err(BlockError::new(op, 0, 0, Cause::ReadOnly));
-        }
-        let geometry = Geometry::new(op, limits, options.buffer_size)?;
-        let extension = Extension::of(op, node)?;
-        if extension.active().is_some() {
-            return Err(BlockError::new(op, 0, 0, Cause::Os(crate::EBUSY)));
-        }
+impl SaveSession {
+    /// Nothing is written yet.
+    pub(crate) fn new(
+        node: &BlockNode,
+        geometry: Geometry,
+        options: SaveOptions,
+        area: Rc<Area>,
+        owner: Weak<dyn Owner>,
+    ) -> Rc<Self> {
         let max_buffers = options.workers.get().saturating_add(1);
-        let core = Rc::new(Self {
+        Rc::new(Self {
             geometry,
             max_buffers,
             max_cells: options.cursors.get().min(max_buffers),
             handle: node.handle().clone(),
-            area: extension.area.clone(),
-            extension: extension.weak(),
+            area,
+            owner,
             gap_threshold: options.gap_threshold,
             fresh: Cell::new(options.fresh),
             number: Cell::new(0),
@@ -107,9 +104,7 @@ impl Core {
             stored_end: Cell::new(None),
             progress: Progress::default(),
             cancel: CancelFlag::new(),
-        });
-        extension.activate(&core);
-        Ok(core)
+        })
     }
 
     /// Empties the area before the first byte, in a driver that can: what an earlier save has left there and no snapshot recorded is
@@ -212,8 +207,8 @@ impl Core {
 
     /// The node may begin another save.
     pub(crate) fn leave(&self) {
-        if let Some(extension) = self.extension.upgrade() {
-            extension.deactivate(self);
+        if let Some(owner) = self.owner.upgrade() {
+            owner.deactivate(self);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Where the next byte goes: finding, opening and making room for its cell. Nothing here waits.
 
-use crate::save::core::{Core, State};
-use crate::save::job::{Submitted, Why};
+use crate::save::cell_write::{Submitted, Why};
+use crate::save::session::{SaveSession, State};
 use block_core::{BlockNode, Result};
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ pub(crate) enum Room {
     Wait,
 }
 
-impl Core {
+impl SaveSession {
     /// Copies as many of the first bytes as there is room for without waiting. The caller has the turn and has checked the range.
     ///
     /// An error is returned only if nothing was copied: what was copied counts, and the failure comes out of the next call.

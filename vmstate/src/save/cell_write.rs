@@ -1,10 +1,10 @@
 //! From a cell to driver calls: what of it is written, what is kept, and the task that does it.
 
-use crate::area::FlightGuard;
+use crate::area_state::FlightGuard;
 use crate::ranges::Ranges;
 use crate::save::cells::{Buffer, FillingCell};
-use crate::save::core::{Core, State};
-use crate::save::kept::KeptBlock;
+use crate::save::partial_blocks::KeptBlock;
+use crate::save::session::{SaveSession, State};
 use crate::save::written::Written;
 use aio_task::{NotDriven, Slot};
 use block_core::{
@@ -37,7 +37,7 @@ pub(crate) enum Submitted {
 ///
 /// It owns the buffer until the task is over, however it ends, and the save with it: a save that was dropped still has its flights.
 struct Job {
-    core: Rc<Core>,
+    core: Rc<SaveSession>,
     node: BlockNode,
     /// First byte of the cell.
     start: u64,
@@ -54,7 +54,7 @@ struct Job {
     _flight: FlightGuard,
 }
 
-impl Core {
+impl SaveSession {
     /// Moves a filling cell into a task, without waiting: the slot comes first, then the buffer moves. The caller has the turn.
     ///
     /// The task is polled before this returns, so that its first driver call has been made.
@@ -108,7 +108,7 @@ impl Core {
         self.start(slot, job)
     }
 
-    /// Moves the dirty kept blocks of a cell into a task, as [`Core::submit_cell`] does with a buffer.
+    /// Moves the dirty kept blocks of a cell into a task, as [`SaveSession::submit_cell`] does with a buffer.
     pub(crate) fn submit_kept(self: &Rc<Self>, node: &BlockNode, index: u64) -> Result<Submitted> {
         let range = self.geometry.range(index);
         if self.area.is_flying(&range) {

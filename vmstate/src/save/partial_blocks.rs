@@ -19,7 +19,7 @@ pub(crate) struct KeptBlock {
     pub(crate) valid: Ranges,
     /// Some valid byte is not stored.
     pub(crate) dirty: bool,
-    /// Nothing that counts is stored in the block (see [`Core::is_blank`](crate::save::Core::is_blank)): its missing bytes are zeroes. Stays
+    /// Nothing that counts is stored in the block (see [`SaveSession::is_blank`](crate::save::SaveSession::is_blank)): its missing bytes are zeroes. Stays
     /// true while the block is kept: every write to it moves it into a cell.
     pub(crate) blank: bool,
 }

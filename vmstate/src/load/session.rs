@@ -1,10 +1,11 @@
 //! The state of one load: aiming the window, reading chunks ahead, copying out of them.
 
 use crate::LoadOptions;
-use crate::area::{Area, Extension};
+use crate::area_state::Area;
+use crate::call_lock::{Turn, TurnLock};
 use crate::geometry::Geometry;
 use crate::load::window::{Content, Window};
-use crate::turn::{Turn, TurnLock};
+use crate::save::ActiveSave;
 use aio_task::{AioHandle, AioTaskPool, CoQueue};
 use block_core::{BlockError, BlockNode, Cause, IoBuf, Op, ReadVector, Result, VmstateOffset};
 use std::cell::{Cell, RefCell};
@@ -12,7 +13,7 @@ use std::rc::{Rc, Weak};
 
 /// One load. Owned by its [`VmstateLoad`](crate::VmstateLoad), or by the node for `load_vmstate`. Its tasks do not keep it: without a
 /// reader nobody wants the chunks.
-pub(crate) struct LoadCore {
+pub(crate) struct LoadSession {
     geometry: Geometry,
     /// Chunks ahead of the reader's.
     workers: u64,
@@ -31,11 +32,11 @@ pub(crate) struct LoadCore {
     epoch: Cell<u64>,
 }
 
-impl LoadCore {
+impl LoadSession {
     /// A load of `node`'s area. `None` where nobody knows the length.
     pub(crate) async fn open(
         node: &BlockNode,
-        extension: &Extension,
+        saves: &ActiveSave,
         options: LoadOptions,
     ) -> Result<Option<Rc<Self>>> {
         let op = Op::LoadVmstate;
@@ -43,11 +44,11 @@ impl LoadCore {
             return Err(BlockError::new(op, 0, 0, Cause::NotSupported));
         };
         let geometry = Geometry::new(op, limits, options.buffer_size)?;
-        let epoch = extension.area.epoch.get();
-        let length = match (options.length, extension.active()) {
+        let epoch = saves.area.epoch.get();
+        let length = match (options.length, saves.active()) {
             (Some(given), _) => Some(given),
             (None, Some(save)) => Some(save.length.get()),
-            (None, None) => stored_length(node, &extension.area).await?,
+            (None, None) => stored_length(node, &saves.area).await?,
         };
         let Some(length) = length else {
             return Ok(None);
@@ -58,7 +59,7 @@ impl LoadCore {
             workers: options.workers.get() as u64,
             given: options.length,
             handle: node.handle().clone(),
-            area: extension.area.clone(),
+            area: saves.area.clone(),
             pool: AioTaskPool::new(node.handle(), options.workers),
             turn: TurnLock::new(),
             changed: CoQueue::new(),
@@ -72,13 +73,13 @@ impl LoadCore {
     pub(crate) async fn read(
         self: &Rc<Self>,
         node: &BlockNode,
-        extension: &Extension,
+        saves: &ActiveSave,
         at: u64,
         dst: &mut [u8],
     ) -> Result<usize> {
         self.geometry.check(Op::LoadVmstate, at, dst.len())?;
         let _turn = self.turn().await?;
-        if let Some(save) = extension.active() {
+        if let Some(save) = saves.active() {
             let end = self.given.unwrap_or(u64::MAX);
             let len = end.saturating_sub(at).min(dst.len() as u64) as usize;
             return save.read(node, at, &mut dst[..len]).await;
@@ -101,13 +102,13 @@ impl LoadCore {
     pub(crate) fn try_read(
         self: &Rc<Self>,
         node: &BlockNode,
-        extension: &Extension,
+        saves: &ActiveSave,
         at: u64,
         dst: &mut [u8],
     ) -> Result<Option<usize>> {
         self.geometry.check(Op::LoadVmstate, at, dst.len())?;
         let stale = self.epoch.get() != self.area.epoch.get();
-        if stale || extension.active().is_some() {
+        if stale || saves.active().is_some() {
             return Ok(None);
         }
         match self.turn.try_take() {
@@ -116,16 +117,16 @@ impl LoadCore {
         }
     }
 
-    /// Waits, not in line, until [`LoadCore::try_read`] at `at` has something to say. During a save it never has: the caller asks before.
+    /// Waits, not in line, until [`LoadSession::try_read`] at `at` has something to say. During a save it never has: the caller asks before.
     pub(crate) async fn ready(
         self: &Rc<Self>,
         node: &BlockNode,
-        extension: &Extension,
+        saves: &ActiveSave,
         at: u64,
     ) -> Result<()> {
         self.geometry.check(Op::LoadVmstate, at, 1)?;
         loop {
-            if extension.active().is_some() {
+            if saves.active().is_some() {
                 return Ok(());
             }
             let Some(turn) = self.turn.try_take() else {
@@ -289,7 +290,7 @@ impl LoadCore {
 
 /// The task of one chunk.
 async fn load(
-    core: Weak<LoadCore>,
+    core: Weak<LoadSession>,
     node: BlockNode,
     id: u64,
     start: u64,
