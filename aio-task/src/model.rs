@@ -20,6 +20,11 @@ pub fn time_passes_until(at: std::time::Instant) {
     model_time::advance_to(at);
 }
 
+/// Moves the clock on by `limit`, where a model's own reactor decides that a sleep's time limit has passed.
+pub fn time_passes(limit: std::time::Duration) {
+    model_time::advance_to(model_time::now() + limit);
+}
+
 /// The production notifier.
 pub struct Notifier(notifier::Notifier);
 

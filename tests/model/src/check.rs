@@ -1,4 +1,5 @@
 //! How one model is explored, so that it cannot pass without checking anything.
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -76,10 +77,20 @@ pub fn explore(limits: &Limits, body: impl Fn() + Send + Sync + 'static) -> Expl
     builder.log = limits.trace;
     let start = spent();
     let body = Arc::new(body);
-    builder.check(move || {
-        EXECUTION.fetch_add(1, Ordering::Relaxed);
-        body();
-    });
+    let explored = catch_unwind(AssertUnwindSafe(|| {
+        builder.check(move || {
+            EXECUTION.fetch_add(1, Ordering::Relaxed);
+            body();
+        })
+    }));
+    if explored.is_err() {
+        // The model meant this panic, and the code under test should have caught it. The hook has said nothing.
+        let execution = EXECUTION.load(Ordering::Relaxed);
+        println!(
+            "execution {execution}: panicked at the end of a thread:\na panic that was to be caught was not"
+        );
+        std::process::exit(101);
+    }
     Explored {
         interleavings: EXECUTION.load(Ordering::Relaxed),
         seconds: spent() - start,

@@ -57,7 +57,6 @@ const AFTER_BLOCK_ON: &str = "hosts_that_poll_inside_their_wake_take_over_from_b
 const SEEN_AT_ONCE: &str = "what_is_set_outside_a_turn_is_seen_by_a_host_that_polls_at_once";
 const ENDS_INLINE: &str = "the_end_of_a_context_reaches_wakers_that_poll_at_once";
 const CLOCK: &str = "aio-task/src/clock.rs";
-const HOST_DEADLINE: &str = "a_hosted_contexts_deadline_wakes_its_host";
 
 pub(super) const FAULTS: &[Fault] = &[
     // One turn.
@@ -111,7 +110,7 @@ pub(super) const FAULTS: &[Fault] = &[
         CORE,
         "Clock::Monotonic => self\n                    .timers\n                    .next()\n                    .map(|at| at.saturating_duration_since(self.clock.now())),",
         "Clock::Monotonic => None,",
-        &[DEADLINE, "a_deadline_that_passed_swallows_no_later_wake"],
+        &["a_sleep_ends_at_its_deadline_though_nothing_else_wakes_the_context"],
     ),
     Fault {
         name: "after a sleep the inbox waits for the next turn",
@@ -143,7 +142,7 @@ pub(super) const FAULTS: &[Fault] = &[
         CORE,
         "for waker in self.tasks.wakers() {\n            waker.wake();",
         "for waker in self.tasks.wakers() {\n            drop(waker);",
-        &["a_context_dropped_by_another_threads_last_word_is_not_kept_waiting"],
+        &["a_context_dropped_with_a_task_that_nothing_wakes_ends"],
     ),
     fault(
         "the end forgets what is queued",
@@ -250,14 +249,14 @@ pub(super) const FAULTS: &[Fault] = &[
         HOSTED,
         "watcher.order(until);",
         "let _ = (watcher, until);",
-        &[HOST_DEADLINE],
+        &["a_timer_set_outside_a_turn_is_watched"],
     ),
     fault(
         "the watcher reports to nobody",
         HOSTED,
         "move || remote.notifier.notify())?;",
         "move || drop(remote.clone()))?;",
-        &[HOST_DEADLINE],
+        &["a_timer_set_outside_a_turn_is_watched"],
     ),
     // A future that moves from one task to another.
     fault(
@@ -553,13 +552,16 @@ pub(super) const FAULTS: &[Fault] = &[
         "        let mut wakers = self.wakers.borrow_mut();\n        let all = mem::take(&mut *wakers);",
         &[ENDS_INLINE],
     ),
-    fault(
-        "the end wakes timers before the context is closed",
-        CORE,
-        "        self.closed.set(true);\n",
-        "        self.timers.wake_all();\n        self.closed.set(true);\n",
-        &[ENDS_INLINE],
-    ),
+    Fault {
+        name: "the end wakes timers once more, before the context is closed",
+        file: CORE,
+        search: "        self.closed.set(true);\n",
+        replacement: "        self.timers.wake_all();\n        self.closed.set(true);\n",
+        killer: Killer::Nobody {
+            why: "a wait that is woken early finds the context open, waits again, and is woken when the context has closed",
+            watched: &[ENDS_INLINE],
+        },
+    },
     fault(
         "the hosts are woken while block_on still counts as a turn",
         CONTEXT,
@@ -669,7 +671,7 @@ pub(super) const FAULTS: &[Fault] = &[
         "a Drive with one item queued rests until it is woken",
         HOSTED,
         "if !core.queue.is_empty()\n            || core.clock",
-        "let first = core.queue.pop();\n        let more = !core.queue.is_empty();\n        if let Some(first) = first {\n            core.queue.items.borrow_mut().push_front(first);\n        }\n        if more\n            || core.clock",
+        "let first = core.queue.pop();\n        let more = !core.queue.is_empty();\n        if let Some(first) = first {\n            let _turning = core.queue.begin_turn();\n            core.queue.push(first);\n        }\n        if more\n            || core.clock",
         &[HOSTED_ITEMS],
     ),
 ];

@@ -147,7 +147,14 @@ pub(super) const FAULTS: &[Fault] = &[
         NOTIFIER,
         "for (_, host) in hosts {\n            host.wake();",
         "for (_, host) in hosts {\n            drop(host);",
-        &[HOST],
+        &[HOST, "a_hosted_contexts_deadline_wakes_its_host"],
+    ),
+    fault(
+        "a notification leaves the reactor asleep",
+        NOTIFIER,
+        "if hosts.is_empty() {",
+        "if false {",
+        &["a_result_against_a_deadline_is_one_or_the_other"],
     ),
     fault(
         "a host that left is woken instead of the reactor",

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use aio_task::edge::slot;
-use aio_task::model::while_time_passes;
+use aio_task::model::{time_passes, while_time_passes};
 use aio_task::{
     AioContext, CondvarReactor, Interest, JoinError, ManualClock, NotDriven, Reactor, TimedOut,
     Unpark,
@@ -37,6 +37,8 @@ crate::models![
     a_context_dropped_by_another_threads_last_word_is_not_kept_waiting: [25, 10],
     a_task_that_never_rests_keeps_no_other_thread_out: [24],
     a_context_built_where_another_was_has_a_queue_of_its_own: [26],
+    a_context_dropped_with_a_task_that_nothing_wakes_ends: [25, 10],
+    a_sleep_ends_at_its_deadline_though_nothing_else_wakes_the_context: [41],
     a_result_against_a_deadline_is_one_or_the_other: [41] reaches ["result", "deadline"],
     a_deadline_that_passed_swallows_no_later_wake: [41] reaches ["deadline"],
     a_timer_polled_by_two_wakers_wakes_the_later: [50, 41],
@@ -356,6 +358,60 @@ fn a_context_built_where_another_was_has_a_queue_of_its_own() {
     let completing = thread::spawn(move || completer.complete(5));
     assert_eq!(context.block_on(task).unwrap(), Ok(5));
     completing.join().unwrap();
+}
+
+/// A task waits for something that never comes. The end of the context drops it without help from another thread, whose one notification is
+/// no reason to end.
+/// Fault: the end does not wake the tasks, and waits for them.
+fn a_context_dropped_with_a_task_that_nothing_wakes_ends() {
+    let context = AioContext::new().unwrap();
+    let (drops, here) = DropsHere::new();
+    let waiting = async move {
+        let _here = here;
+        std::future::pending::<()>().await;
+    };
+    context.handle().spawn(waiting).detach();
+    context.by_hand().step();
+    let remote = context.remote();
+    let waking = thread::spawn(move || {
+        remote.wake();
+        remote.wake();
+    });
+    drop(context);
+    assert_eq!(drops.get(), 1);
+    waking.join().unwrap();
+}
+
+/// A sleep with a time limit lasts as long as the limit; one without is ended by another thread only.
+struct PatientReactor(EventFd);
+
+impl Reactor for PatientReactor {
+    fn unparker(&self) -> Box<dyn Unpark> {
+        Box::new(self.0.clone())
+    }
+
+    fn park(&mut self, limit: Option<Duration>, _ready: &mut Vec<u64>) -> io::Result<()> {
+        match limit {
+            Some(limit) => time_passes(limit),
+            None => drop(self.0.sleep()),
+        }
+        Ok(())
+    }
+}
+
+/// Another thread wakes the context, which is no reason for the sleep to end; then only the time limit can end it.
+/// Fault: the reactor sleeps without a limit.
+fn a_sleep_ends_at_its_deadline_though_nothing_else_wakes_the_context() {
+    let reactor = PatientReactor(EventFd::new());
+    let context = AioContext::builder().reactor(reactor).build().unwrap();
+    let remote = context.remote();
+    let waking = thread::spawn(move || {
+        remote.wake();
+        remote.wake();
+    });
+    let second = Duration::from_secs(1);
+    context.block_on(context.handle().sleep(second));
+    waking.join().unwrap();
 }
 
 /// Whether the time limit of the sleep passes first is loom's choice.

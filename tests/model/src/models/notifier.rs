@@ -170,6 +170,7 @@ fn a_wake_that_comes_after_its_sleep_costs_one_turn() {
     let mut turns = 0;
     while !flag.load(Ordering::Relaxed) {
         turns += 1;
+        assert!(turns <= 3, "{turns} turns for two notifications");
         if notifier.prepare_sleep() {
             bell.sleep();
             if announced && !notifier.take() {
@@ -179,7 +180,6 @@ fn a_wake_that_comes_after_its_sleep_costs_one_turn() {
             notifier.take();
         }
     }
-    assert!(turns <= 3, "{turns} turns for two notifications");
     remote.join().unwrap();
 }
 

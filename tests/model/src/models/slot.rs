@@ -70,14 +70,24 @@ fn a_value_delivered_between_two_polls_wakes_the_later_waker() {
 fn a_value_delivered_while_the_receiver_leaves_is_dropped_once() {
     let (drops, token) = Token::new();
     let (completer, mut completion) = slot();
-    let sender = thread::spawn(move || {
-        let late = completer.is_abandoned();
-        completer.complete(token);
-        late
+    let left = Arc::new(AtomicBool::new(false));
+    let sender = thread::spawn({
+        let left = left.clone();
+        move || {
+            let has_left = left.load(Ordering::Acquire);
+            let late = completer.is_abandoned();
+            assert!(
+                late || !has_left,
+                "the sender does not see that the receiver has left"
+            );
+            completer.complete(token);
+            late
+        }
     });
     let (_, waker) = CountingWaker::new();
     let arrived = Pin::new(&mut completion).poll(&mut Context::from_waker(&waker));
     drop(completion);
+    left.store(true, Ordering::Release);
     if let Poll::Ready(value) = arrived {
         reach("by the receiver");
         value.unwrap().touch();
