@@ -89,7 +89,7 @@ pub fn explore(limits: &Limits, body: impl Fn() + Send + Sync + 'static) -> Expl
         println!(
             "execution {execution}: panicked at the end of a thread:\na panic that was to be caught was not"
         );
-        std::process::exit(101);
+        end_as_failed();
     }
     Explored {
         interleavings: EXECUTION.load(Ordering::Relaxed),
@@ -160,6 +160,11 @@ pub fn assert_that_loom_sees_the_state_words() {
     );
 }
 
+/// Not an unwind: it would run through the code under test, and through loom's own destructors.
+fn end_as_failed() -> ! {
+    std::process::exit(101);
+}
+
 /// A caught panic must not hide a failed assertion, nor one of loom's own reports.
 fn exit_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
@@ -168,7 +173,6 @@ fn exit_on_panic() {
             return; // meant by the model, or how one of loom's coroutines ends
         }
         println!("execution {}: {panic}", EXECUTION.load(Ordering::Relaxed));
-        // Not an unwind: it would run through the code under test, and through loom's own destructors.
-        std::process::exit(101);
+        end_as_failed();
     }));
 }

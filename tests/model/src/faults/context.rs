@@ -142,7 +142,10 @@ pub(super) const FAULTS: &[Fault] = &[
         CORE,
         "for waker in self.tasks.wakers() {\n            waker.wake();",
         "for waker in self.tasks.wakers() {\n            drop(waker);",
-        &["a_context_dropped_with_a_task_that_nothing_wakes_ends"],
+        &[
+            "a_context_dropped_by_another_threads_last_word_is_not_kept_waiting",
+            "a_context_dropped_with_a_task_that_nothing_wakes_ends",
+        ],
     ),
     fault(
         "the end forgets what is queued",

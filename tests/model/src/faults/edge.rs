@@ -154,7 +154,10 @@ pub(super) const FAULTS: &[Fault] = &[
         NOTIFIER,
         "if hosts.is_empty() {",
         "if false {",
-        &["a_result_against_a_deadline_is_one_or_the_other"],
+        &[
+            "a_result_against_a_deadline_is_one_or_the_other",
+            "a_deadline_that_passed_swallows_no_later_wake",
+        ],
     ),
     fault(
         "a host that left is woken instead of the reactor",
