@@ -4,7 +4,7 @@ use crate::support::{Bench, Image, cause, pattern};
 use aio_task::WorkerPool;
 use block_core::test_disk::{TestDisk, TestDiskOptions};
 use block_core::{BlockNode, DiskOffset, Errno, NodeBuilder, Op, Permissions, WriteFlags};
-use block_drivers::qcow2::{CreateOptions, Qcow2Driver, Qcow2Options, create};
+use block_drivers::qcow2::{CreateOptions, Qcow2Driver, Qcow2Options, RepairLevel, create, repair};
 use block_drivers::{Create, FileDriver, FileOptions};
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
@@ -43,6 +43,46 @@ fn a_deleted_state_is_punched_in_few_requests_and_stays_clean() {
         let kept = image.disk().await;
         assert_eq!(kept[..50_000], pattern(1, 50_000));
         bench.is_clean(&image.close().await).await;
+    });
+}
+
+#[test]
+fn a_repair_of_leaks_gives_their_space_back_and_touches_nothing_else() {
+    let bench = Bench::new();
+    bench.run(async {
+        let mut bytes = image_with_a_state(&bench).await;
+        bytes[60..64].fill(0); // the header counts no snapshots: what they used is leaked
+        let (file, control) = bench.file(&bytes).await;
+        let report = repair(&file, RepairLevel::Leaks).await.expect("repaired");
+        assert!(report.leaks_fixed * 4096 >= STATE as u64, "{report:?}");
+        let holes = control.records_of(Op::Discard);
+        let total: u64 = holes.iter().map(|hole| hole.len).sum();
+        assert!(total >= STATE as u64, "{total} bytes in {holes:?}");
+        let repaired = control.contents();
+        bench.is_clean(&repaired).await;
+        let image = bench.open(&repaired).await;
+        assert_eq!(image.disk().await[..50_000], pattern(1, 50_000));
+    });
+}
+
+#[test]
+fn a_block_device_is_repaired_without_holes() {
+    let bench = Bench::new();
+    bench.run(async {
+        let mut bytes = image_with_a_state(&bench).await;
+        bytes[60..64].fill(0);
+        let (disk, control) = TestDisk::new(TestDiskOptions {
+            len: bytes.len() as u64,
+            ..TestDiskOptions::default()
+        });
+        control.set_contents(&bytes);
+        let node = NodeBuilder::new("device").open(&bench.handle(), disk).await;
+        let permissions = Permissions::writer();
+        let file = node.expect("a node").attach("repair", permissions);
+        let file = file.expect("free");
+        let report = repair(&file, RepairLevel::Leaks).await.expect("repaired");
+        assert!(report.leaks_fixed > 0, "{report:?}");
+        assert_eq!(control.records_of(Op::Discard).len(), 0);
     });
 }
 

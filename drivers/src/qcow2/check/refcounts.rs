@@ -22,7 +22,8 @@ pub(crate) enum Action<'k> {
     Report,
     /// It is raised where it is too low. Safe at any time: what is not used cannot be overwritten by it.
     Raise,
-    /// It is lowered where it is too high, but for clusters that are kept. Safe once nothing on disk uses the cluster any more.
+    /// It is lowered where it is too high, but for clusters that are kept; the space of those that nothing uses goes back to the host (QEMU's
+    /// `QCOW2_DISCARD_ALWAYS`). Safe once nothing on disk uses the cluster any more.
     Lower(&'k Kept),
 }
 
@@ -165,6 +166,7 @@ impl<'a, 's> DiskRefcounts<'a, 's> {
         for (first, at) in slices.zip(places) {
             let mut slice = self.slice(at).await?;
             let mut changed = 0;
+            let mut unused: Vec<Range<u64>> = Vec::new();
             for (index, cluster) in (first..range.end.min(first + per_slice)).enumerate() {
                 let refcount = self.geometry.refcount(&slice, index).unwrap_or(0);
                 let references = counts.get(cluster);
@@ -187,11 +189,22 @@ impl<'a, 's> DiskRefcounts<'a, 's> {
                     .is_some()
                 {
                     changed += 1;
+                    match unused.last_mut() {
+                        _ if references != 0 => {}
+                        Some(run) if run.end == cluster => run.end += 1,
+                        _ => unused.push(cluster..cluster + 1),
+                    }
                 }
             }
             if changed != 0 {
                 self.source.write(Table::RefcountBlock, at, &slice).await?;
                 compared.changed += changed;
+                // Nothing led to these clusters before either, so the order of the two writes does not matter.
+                let bits = self.geometry.cluster_bits();
+                for run in unused {
+                    let len = (run.end - run.start) << bits;
+                    self.source.punch(run.start << bits, len).await;
+                }
             }
         }
         Ok(())

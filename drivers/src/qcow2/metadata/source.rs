@@ -18,6 +18,8 @@ pub(crate) struct Source<'a> {
     length: Cell<u64>,
     /// What has to be on disk before anything else is written.
     first: Cell<Option<First>>,
+    /// A punch has failed: no more are tried.
+    no_holes: Cell<bool>,
 }
 
 /// Where, and which bytes.
@@ -30,6 +32,7 @@ impl<'a> Source<'a> {
             file,
             length: Cell::new(length),
             first: Cell::new(None),
+            no_holes: Cell::new(false),
         })
     }
 
@@ -68,6 +71,17 @@ impl<'a> Source<'a> {
             self.length.set(self.length.get().max(place));
         }
         Ok(())
+    }
+
+    /// Gives the space of bytes that nothing uses back to the host. A hint: a failure changes nothing, and ends later attempts. Block devices keep
+    /// their content.
+    pub(crate) async fn punch(&self, at: u64, len: u64) {
+        let there = self.length.get().saturating_sub(at).min(len);
+        if there == 0 || self.no_holes.get() || !self.file.grows() {
+            return;
+        }
+        let punched = self.file.pdiscard(DiskOffset(at), there).await;
+        self.no_holes.set(punched.is_err());
     }
 
     /// Makes what was written stable.
