@@ -26,6 +26,11 @@ fn main() -> ExitCode {
             refused,
         ),
         tools::trial(
+            "a_stream_that_is_refused_late_says_that_the_image_was_repaired",
+            &[IMG],
+            refused_late,
+        ),
+        tools::trial(
             "a_refused_call_leaves_every_byte_of_any_kind_of_image",
             &[IMG],
             calls,
@@ -169,14 +174,42 @@ fn refused() {
             let after = files(folder.path());
             assert!(after == before, "{kind}: {args:?} changed the image");
         }
-        if kind.contains(DIRTY) {
-            continue; // whether a stream is empty is known when the image is open, and so repaired
+        // What the first bytes show is known before a dirty image is opened, and so repaired.
+        let name = ["save", "i", "--name", "new"];
+        let short = [&name[..], &["--length", "9"]].concat();
+        let long = [&name[..], &["--length", "3"]].concat();
+        let streams: [(&[&str], &[u8], &str); 4] = [
+            (&name, b"", "an empty stream"),
+            (&short, b"state", "a stream shorter than --length"),
+            (&long, b"state", "a stream longer than --length"),
+            (
+                &name,
+                b"QEVM\0\0\0\x03cut",
+                "a QEMU stream that was cut off",
+            ),
+        ];
+        for (args, stream, what) in streams {
+            let output = run(folder.path(), args, stream);
+            assert!(!output.status.success(), "{kind}: {what}");
+            let after = files(folder.path());
+            assert!(after == before, "{kind}: {what} changed the image");
         }
-        let output = run(folder.path(), &["save", "i", "--name", "new"], b"");
-        assert!(!output.status.success(), "{kind}: an empty stream");
-        let after = files(folder.path());
-        assert!(after == before, "{kind}: an empty stream changed the image");
     }
+}
+
+/// A stream that is refused at its end, after more than was read ahead: the dirty image has been repaired by then, and the command says so.
+fn refused_late() {
+    let folder = disk_folder();
+    make(folder.path(), "lazy_refcounts=on");
+    make_dirty(folder.path());
+    let stream = vec![7; 3 << 20];
+    let args = ["save", "i", "--name", "new", "--length", "4194304"];
+    let output = run(folder.path(), &args, &stream);
+    let line = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{line}");
+    assert!(line.contains("it was repaired"), "{line}");
+    assert!(line.contains("that it had"), "{line}");
+    check_is_clean(&folder.path().join("i"), "after the repair");
 }
 
 /// Names and bytes of the files in a folder, but for what is piped into the program.

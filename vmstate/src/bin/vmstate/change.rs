@@ -40,7 +40,7 @@ fn change(
     let (path, shown) = (&args.file, args.file.display().to_string());
     let is_done = format!("the snapshot is {verb}");
     Cx::run(THREADS, async |cx| {
-        let there = |info: &ImageInfo| {
+        let there = async |info: &ImageInfo| {
             let found = has_snapshot(info, &args.name).and_then(|()| may(info));
             found.map_err(|cause| {
                 let errno = BlockError::new(Op::Open, 0, 0, cause.clone()).errno();
@@ -60,14 +60,15 @@ fn change(
         };
         let place = graph.file.check_place(cx, operation).await;
         let closed = graph.close().await;
-        match (done, closed) {
+        let changed = match (done, closed) {
             (Ok(()), Ok(())) => {
                 place.map_err(|e| e.leaving(format!("{is_done} in the file that was opened")))
             }
             (Ok(()), Err(failure)) => Err(failure.leaving(format!("{is_done}; {LEAKS}"))),
             (Err(failure), Ok(())) => Err(failure),
             (Err(failure), Err(_)) => Err(failure.mentioning(LEAKS)),
-        }
+        };
+        changed.map_err(|failure| graph.failed(failure))
     })?;
     if args.output.json {
         let done = json!({"file": shown, "name": args.name});

@@ -193,6 +193,9 @@ pub(crate) const AS_IT_WAS: &str = "the image has the snapshots and the content 
 pub(crate) const LEAKS: &str =
     "clusters that nothing uses may be left, which check --repair leaks frees";
 
+/// What an open for writing has done to an image that was not closed.
+const REPAIRED: &str = "its last user had not closed it, and it was repaired";
+
 /// What an operation on the snapshots leaves that failed with `cause`; `verb`: what the snapshot was to be.
 pub(crate) fn left(cause: &Cause, verb: &str) -> String {
     match cause {
@@ -220,6 +223,8 @@ pub(crate) struct Graph {
     pub(crate) file: HostFile,
     /// What was asked of an image's driver; `None` for a file that is the state.
     pub(crate) image: Option<Rc<Counts>>,
+    /// The image was dirty, and its open has repaired it.
+    repaired: bool,
 }
 
 impl Graph {
@@ -239,6 +244,7 @@ impl Graph {
             state,
             file,
             image: None,
+            repaired: false,
         })
     }
 
@@ -251,25 +257,29 @@ impl Graph {
         direct: bool,
         purpose: Purpose,
     ) -> Result<Self, Failure> {
-        Self::open_image_if(cx, path, shown, direct, purpose, |_| Ok(())).await
+        Self::open_image_if(cx, path, shown, direct, purpose, async |_| Ok(())).await
     }
 
-    /// The same, if `may` says so of an image that opening it would repair: where it refuses, nothing is written.
+    /// The same, but an image whose open would repair it is shown to `may` first: if that fails, nothing is written.
     pub(crate) async fn open_image_if(
         cx: &Cx,
         path: &Path,
         shown: &Path,
         direct: bool,
         purpose: Purpose,
-        may: impl FnOnce(&ImageInfo) -> Result<(), Failure>,
+        may: impl AsyncFnOnce(&ImageInfo) -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
         let file = HostFile::open(cx, path, shown, direct, purpose).await?;
+        let mut dirty = false;
         if let Ok(info) = qcow2::info(&file.attach("look")?).await
             && info.dirty
         {
-            may(&info)?;
+            may(&info).await?;
+            dirty = !purpose.is_read_only();
         }
-        Self::open_driver(cx, file, BackingFile::Ignore).await
+        let mut graph = Self::open_driver(cx, file, BackingFile::Ignore).await?;
+        graph.repaired = dirty;
+        Ok(graph)
     }
 
     /// A qcow2 image whose states are to be read. What was never written of a state shows the backing file, as in QEMU, so the
@@ -336,7 +346,16 @@ impl Graph {
             state,
             file,
             image: Some(counts),
+            repaired: false,
         })
+    }
+
+    /// A failure after the open, with what the open has changed.
+    pub(crate) fn failed(&self, failure: Failure) -> Failure {
+        match self.repaired {
+            true => failure.mentioning(REPAIRED),
+            false => failure,
+        }
     }
 
     /// Makes what was written durable.

@@ -7,9 +7,10 @@ use crate::progress::Progress;
 use crate::qemu_stream::{Ending, StreamEnd};
 use crate::report::{self, Transfer};
 use crate::say;
-use crate::stdio::{self, Stdio, Until, lost};
+use crate::stdio::{self, DoneReading, Filled, Stdio, Until, lost};
 use crate::streams::{STREAM_PIECE, Sink};
 use crate::target::{Making, Target};
+use aio_task::Job;
 use block_core::{BlockError, Cause, NewSnapshot};
 use block_drivers::qcow2::ImageInfo;
 use serde_json::json;
@@ -73,7 +74,7 @@ async fn save(
     let sink = Sink::begin(&graph.state, &args.engine, DEFAULT_GAP_THRESHOLD);
     let mut sink = sink.map_err(failed)?;
     let counter = progress.counter();
-    let (pieces, doubt) = pump(args, &mut sink, &counter).await?;
+    let (pieces, doubt) = pump(&Input::new(args), &mut sink, &counter).await?;
     let bytes = sink.finish().await.map_err(failed)?;
     graph.flush().await?;
     let seconds = start.elapsed().as_secs_f64();
@@ -84,10 +85,11 @@ async fn save(
 async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failure> {
     let shown = args.file.display().to_string();
     let (file, direct) = (&args.file, args.engine.direct);
+    let input = Input::new(args);
     let open = async {
-        let free = |info: &ImageInfo| match info.snapshots.iter().any(|s| s.name == name) {
+        let free = async |info: &ImageInfo| match info.snapshots.iter().any(|s| s.name == name) {
             true if !args.force => Err(name_is_taken(&shown, name)),
-            _ => Ok(()),
+            _ => input.look().await,
         };
         let opened = Graph::open_image_if(cx, file, file, direct, Purpose::Change, free).await;
         opened.map_err(|e| e.leaving("nothing was written"))
@@ -98,19 +100,18 @@ async fn into_snapshot(cx: &Cx, args: &SaveArgs, name: &str) -> Result<(), Failu
         let started = json!({"file": shown, "name": name});
         say::on_stderr(json!({ "started": started }));
     }
-    let saved = save_named(cx, args, name, &graph).await;
+    let saved = save_named(cx, args, name, &graph, &input).await;
     let place = graph.file.check_place(cx, "save").await;
     // Whatever happened: what the failed save has written is freed, at the latest now.
     let closed = graph.close().await;
-    let (bytes, pieces, seconds, doubt) = match (saved, closed) {
-        (Ok(saved), Ok(())) => saved,
-        (Ok(_), Err(failure)) => {
-            let left = "the snapshot is complete; clusters that nothing uses may be left, which check --repair leaks frees";
-            return Err(failure.leaving(left));
-        }
-        (Err(failure), Ok(())) => return Err(failure.leaving(AS_IT_WAS)),
-        (Err(failure), Err(_)) => return Err(failure.leaving(AS_IT_WAS).mentioning(LEAKS)),
+    let saved = match (saved, closed) {
+        (Ok(saved), Ok(())) => Ok(saved),
+        (Ok(_), Err(failure)) => Err(failure.leaving(format!("the snapshot is complete; {LEAKS}"))),
+        (Err(failure), Ok(())) => Err(failure.leaving(AS_IT_WAS)),
+        (Err(failure), Err(_)) => Err(failure.leaving(AS_IT_WAS).mentioning(LEAKS)),
     };
+    let saved = saved.map_err(|failure| graph.failed(failure));
+    let (bytes, pieces, seconds, doubt) = saved?;
     // Once more: the record may have gone into a file that no longer has the name.
     place.map_err(|e| e.leaving("the snapshot is complete in the file that was opened"))?;
     let transfer = Transfer::new(&graph, bytes, pieces, seconds);
@@ -130,6 +131,7 @@ async fn save_named(
     args: &SaveArgs,
     name: &str,
     graph: &Graph,
+    input: &Input<'_>,
 ) -> Result<(u64, u64, f64, Option<Doubt>), Failure> {
     let shown = args.file.display().to_string();
     let start = Instant::now();
@@ -151,7 +153,7 @@ async fn save_named(
     let progress = Progress::new("save", None, args.output.json);
     let counter = progress.counter();
     let pumped = {
-        let work = pump(args, &mut sink, &counter);
+        let work = pump(input, &mut sink, &counter);
         let work = cx.beside(work, progress.run(&cx.handle));
         cx.unless_stopped(&shown, "save", work).await
     };
@@ -207,56 +209,121 @@ fn warn(args: &SaveArgs, doubt: Option<Doubt>) {
     let text = match doubt {
         None => return,
         Some(Doubt::NoDescription) => {
-            "the QEMU migration stream ends without a description, so it cannot be checked that it is complete"
+            "the QEMU migration stream ends without a description: only its last byte was checked, so it may be incomplete"
         }
         Some(Doubt::Cut) => "the QEMU migration stream has no end: it was cut off",
     };
     say::warning("stdin", text, args.output.json);
 }
 
+/// stdin, read in pieces.
+struct Input<'a> {
+    args: &'a SaveArgs,
+    stdio: Stdio,
+    /// Bytes of a piece, and when a piece that is not full is one.
+    size: usize,
+    until: Until,
+    /// The first piece, if it was read before it was wanted.
+    first: Cell<Option<Piece>>,
+}
+
+/// The memory of a piece, and what was read into it.
+type Piece = (Vec<u8>, Filled);
+
+impl<'a> Input<'a> {
+    fn new(args: &'a SaveArgs) -> Self {
+        let (size, until) = match args.engine.unbuffered {
+            true => (STREAM_PIECE, Until::Full),
+            false => (READ, Until::Idle),
+        };
+        Self {
+            args,
+            stdio: Stdio::new(),
+            size,
+            until,
+            first: Cell::new(None),
+        }
+    }
+
+    /// Reads the first piece ahead, and refuses a stream that it shows to be incomplete or too long.
+    async fn look(&self) -> Result<(), Failure> {
+        let (buffer, filled) = self
+            .piece(self.stdio.read(vec![0; self.size], self.until), 0)
+            .await?;
+        let (len, ended) = (filled.len as u64, filled.ended);
+        let mut end = StreamEnd::default();
+        end.see(&buffer[..filled.len]);
+        self.first.set(Some((buffer, filled)));
+        check_length(self.args, len)?;
+        match ended {
+            true => check_end(self.args, len, &end).map(drop),
+            false => Ok(()),
+        }
+    }
+
+    /// The piece at `at`, once it is read.
+    async fn piece(&self, reading: Job<DoneReading>, at: u64) -> Result<Piece, Failure> {
+        let (buffer, result) = reading.await.map_err(|e| lost("stdin", &e))?;
+        let failed = |e| Failure::io("stdin", "read", &e).at(at, self.size as u64);
+        Ok((buffer, result.map_err(failed)?))
+    }
+}
+
 /// Writes stdin to `sink` until it ends; the number of pieces, and what is in doubt. The next piece is read while one is being written.
 ///
 /// # Errors
+///
 /// Those of stdin and of the sink; and what shows that the stream is not complete.
 async fn pump(
-    args: &SaveArgs,
+    input: &Input<'_>,
     sink: &mut Sink,
     counter: &Cell<u64>,
 ) -> Result<(u64, Option<Doubt>), Failure> {
-    let (size, until) = match args.engine.unbuffered {
-        true => (STREAM_PIECE, Until::Full),
-        false => (READ, Until::Idle),
+    let Input {
+        args,
+        stdio,
+        size,
+        until,
+        ..
+    } = input;
+    let mut piece = match input.first.take() {
+        Some(first) => first,
+        None => input.piece(stdio.read(vec![0; *size], *until), 0).await?,
     };
-    let stdio = Stdio::new();
-    let mut reading = stdio.read(vec![0; size], until);
-    let mut spare = vec![0; size];
+    let mut spare = vec![0; *size];
     let (mut at, mut pieces) = (0, 0);
     let mut end = StreamEnd::default();
     loop {
-        let (buffer, result) = reading.await.map_err(|e| lost("stdin", &e))?;
-        let filled = result.map_err(|e| Failure::io("stdin", "read", &e).at(at, size as u64))?;
-        let next = (!filled.ended).then(|| stdio.read(spare, until));
+        let (buffer, filled) = piece;
+        let next = (!filled.ended).then(|| stdio.read(spare, *until));
         if filled.len > 0 {
-            let piece = &buffer[..filled.len];
-            end.see(piece);
-            sink.write(at, piece)
+            let bytes = &buffer[..filled.len];
+            end.see(bytes);
+            sink.write(at, bytes)
                 .await
                 .map_err(|e| Failure::block(args.file.display(), &e))?;
             at += filled.len as u64;
             pieces += 1;
             counter.set(at);
         }
-        if let Some(length) = args.length.filter(|length| at > *length) {
-            let why = format!("the stream is longer than the {length} bytes of --length");
-            return Err(Failure::new("stdin", "read", why));
-        }
-        match next {
-            Some(next) => (reading, spare) = (next, buffer),
-            None => break,
-        }
+        check_length(args, at)?;
+        let Some(next) = next else { break };
+        piece = input.piece(next, at).await?;
+        spare = buffer;
     }
     let doubt = check_end(args, at, &end)?;
     Ok((pieces, doubt))
+}
+
+/// `len` bytes of the stream were read: refuses more than `--length`.
+fn check_length(args: &SaveArgs, len: u64) -> Result<(), Failure> {
+    match args.length.filter(|length| len > *length) {
+        None => Ok(()),
+        Some(length) => {
+            let why = format!("the stream is longer than the {length} bytes of --length");
+            Err(Failure::new("stdin", "read", why))
+        }
+    }
 }
 
 /// A stream of `len` bytes has ended: whether it is complete, as far as that can be known.
