@@ -110,8 +110,9 @@ fn make_dirty(folder: &Path) {
     bytes[79] |= 1;
     // A cluster that nothing uses is counted as used: a repair would change it.
     let block = at_offset(&bytes, at_offset(&bytes, 48));
-    let next = block as usize + 2 * bytes.len().div_ceil(1 << 16);
-    bytes[next + 1] = 1;
+    let clusters = bytes.len().div_ceil(1 << 16);
+    bytes.resize((clusters + 1) << 16, 0);
+    bytes[block as usize + 2 * clusters + 1] = 1;
     fs::write(&path, bytes).expect("written");
 }
 
