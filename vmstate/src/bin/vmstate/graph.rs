@@ -190,8 +190,7 @@ impl HostFile {
 pub(crate) const AS_IT_WAS: &str = "the image has the snapshots and the content that it had";
 
 /// What a step that failed after the change leaves.
-pub(crate) const LEAKS: &str =
-    "clusters that nothing uses may be left, which check --repair leaks frees";
+pub(crate) const LEAKS: &str = "clusters that nothing uses and COPIED flags that are not exact may be left, and check --repair leaks mends both";
 
 /// What an open for writing has done to an image that was not closed.
 const REPAIRED: &str = "its last user had not closed it, and it was repaired";
