@@ -339,7 +339,8 @@ fn whatever_is_in_the_tables_a_repair_ends_and_tells_what_is_left() {
                 refused += 1;
                 continue;
             };
-            let told = check(&after).expect("what was repaired can be checked");
+            let told =
+                check(&after).unwrap_or_else(|e| panic!("{options} {seed}: {e:?} {report:?}"));
             let left = |r: &CheckReport| (r.corruptions, r.leaks, r.image_end_offset);
             assert_eq!(left(&told), left(&report), "{options} {seed}: {before:?}");
             if report.is_clean() {

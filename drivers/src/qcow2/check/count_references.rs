@@ -47,10 +47,12 @@ impl<'a, 's> ReferenceCounts<'a, 's> {
         scope: Scope,
     ) -> Result<Self, Qcow2Error> {
         let mut counts = Self::new(source, header)?;
+        let (at, bytes) = (header.snapshots_offset.0, snapshots.bytes);
+        counts.note_snapshot_table(at, bytes);
         counts.area(Table::Header, 0, header.geometry.cluster_size(), 1)?;
         counts.l1_tables(header, snapshots).await?;
         counts.l2_tables().await?;
-        counts.count_snapshot_table(header.snapshots_offset.0, snapshots.bytes)?;
+        counts.area(Table::SnapshotTable, at, bytes, 1)?;
         bitmaps::count(&mut counts, header).await?;
         counts.refcounts(header, scope == Scope::Everything).await?;
         counts.finish();

@@ -9,7 +9,7 @@ use crate::qcow2::format::header::Header;
 use crate::qcow2::format::offset::HostOffset;
 use crate::qcow2::format::position::is_inside;
 use crate::qcow2::metadata::Source;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// How many L1 entries lead to an L2 table.
@@ -48,8 +48,10 @@ pub(crate) struct ReferenceCounts<'a, 's> {
     lost_refcounts: Vec<Range<u64>>,
     /// Where the snapshot table is, as bytes of the file: start and end.
     snapshot_area: (u64, u64),
-    /// The clusters that were counted for the snapshot table.
+    /// The clusters of the snapshot table.
     snapshot_table: Range<u64>,
+    /// Those of them that are used more often than a refcount can say: how often is not known.
+    snapshot_table_overflowed: BTreeSet<u64>,
     /// How many entries [`ReferenceCounts::fix_entries`] would find.
     pub(crate) misplaced: u64,
     /// The refcount table or one of its blocks is not fit to be changed.
@@ -89,6 +91,7 @@ impl<'a, 's> ReferenceCounts<'a, 's> {
             lost_refcounts: Vec::new(),
             snapshot_area: (0, 0),
             snapshot_table: 0..0,
+            snapshot_table_overflowed: BTreeSet::new(),
             misplaced: 0,
             rebuild: false,
         })
@@ -100,15 +103,13 @@ impl<'a, 's> ReferenceCounts<'a, 's> {
         self.blocks.sort_unstable();
     }
 
-    /// Counts the snapshot table, and notes where it is.
-    pub(crate) fn count_snapshot_table(&mut self, at: u64, bytes: u64) -> Result<(), Qcow2Error> {
-        self.area(Table::SnapshotTable, at, bytes, 1)?;
+    /// Notes where the snapshot table is, before anything is counted.
+    pub(crate) fn note_snapshot_table(&mut self, at: u64, bytes: u64) {
         self.snapshot_area = (at, at.saturating_add(bytes));
         if bytes != 0 && self.is_inside(at, bytes) {
             let first = self.geometry.cluster_of(HostOffset(at));
             self.snapshot_table = first..self.geometry.clusters_for(at + bytes);
         }
-        Ok(())
     }
 
     /// Notes a refcount block that counts clusters.
@@ -147,6 +148,9 @@ impl<'a, 's> ReferenceCounts<'a, 's> {
             let refused = self.counts.add(cluster, times)?;
             if refused != 0 {
                 wide_enough = false;
+                if self.snapshot_table.contains(&cluster) {
+                    self.snapshot_table_overflowed.insert(cluster);
+                }
                 let bits = self.geometry.refcount_bits();
                 self.report
                     .corrupt(refused, Finding::Overflow { cluster, bits });
@@ -191,7 +195,8 @@ impl<'a, 's> ReferenceCounts<'a, 's> {
         }
     }
 
-    /// The snapshot table is somewhere else now: what was counted for it before is not any more, and nothing else.
+    /// The snapshot table is somewhere else now: what was counted for it before is not any more, and nothing else. A cluster whose uses do not
+    /// fit its refcount stays counted, since it is not known what else uses it.
     pub(crate) fn release_snapshot_table(&mut self) -> Result<(), Qcow2Error> {
         self.kept.retain(|(kind, _)| *kind != Table::SnapshotTable);
         let (at, end) = self.snapshot_area;
@@ -199,7 +204,9 @@ impl<'a, 's> ReferenceCounts<'a, 's> {
             self.areas.remove(index);
         }
         for cluster in std::mem::take(&mut self.snapshot_table) {
-            self.counts.remove(cluster)?;
+            if !self.snapshot_table_overflowed.contains(&cluster) {
+                self.counts.remove(cluster)?;
+            }
         }
         Ok(())
     }
