@@ -144,7 +144,10 @@ impl fmt::Display for JobError {
             JobError::Panicked(_) => f.write_str("the job panicked"),
             JobError::Refused => f.write_str("the worker pool was shut down"),
             JobError::Abandoned => f.write_str("the job has no result to give"),
-            JobError::Spawn(e) => write!(f, "no worker thread could be started: {e}"),
+            JobError::Spawn(e) if f.alternate() => {
+                write!(f, "no worker thread could be started: {e}")
+            }
+            JobError::Spawn(_) => f.write_str("no worker thread could be started"),
         }
     }
 }
@@ -154,6 +157,16 @@ impl Error for JobError {
         match self {
             JobError::Spawn(e) => Some(e),
             _ => None,
+        }
+    }
+}
+
+impl From<JobError> for io::Error {
+    /// A thread that could not be started keeps the system's error; anything else is an error without an errno, in words.
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::Spawn(error) => error,
+            error => Self::other(error.to_string()),
         }
     }
 }

@@ -27,7 +27,7 @@ mod vector;
 pub use buffer::{AllocError, IoBuf, SharedBuf};
 pub use cache::CacheMode;
 pub use driver::{BlockDriver, Children, DynBlockDriver, Preallocation, Truncate};
-pub use error::{BlockError, Cause, Errno, Op};
+pub use error::{BlockError, Cause, DriverError, Errno, Op};
 pub use flags::{WriteFlags, ZeroFlags};
 pub use limits::{BlockLimits, RangeLimits, VmstateLimits};
 pub use node::{BlockChild, BlockNode, Drained, NodeBuilder, NodeExtension, WeakBlockNode};

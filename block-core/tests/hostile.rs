@@ -64,7 +64,7 @@ const ANSWERS: [(&str, Answer); 4] = [
 ];
 
 fn handed_back_other_memory(cause: &Cause) -> bool {
-    matches!(cause, Cause::Driver(text) if text.contains("other memory"))
+    matches!(cause, Cause::Driver(text) if text.to_string().contains("other memory"))
 }
 
 #[test]
@@ -249,5 +249,5 @@ fn a_truncate_that_leaves_another_length_is_an_error_of_debug_builds_that_names_
 }
 
 fn names_clause(cause: &Cause, clause: &str) -> bool {
-    matches!(cause, Cause::Driver(text) if text.contains(&format!("clause {clause}")))
+    matches!(cause, Cause::Driver(text) if text.to_string().contains(&format!("clause {clause}")))
 }

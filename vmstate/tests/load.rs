@@ -232,7 +232,7 @@ fn without_a_length_the_load_asks_for_one() {
     let error = bench.run(VmstateLoad::open(&bench.node, LoadOptions::default()));
     let error = error.expect_err("how long is it?");
     assert!(
-        matches!(&error.cause, Cause::Driver(text) if text.contains("length")),
+        matches!(&error.cause, Cause::Driver(text) if text.to_string().contains("length")),
         "{error}"
     );
     let mut bytes = [0xee; 1000];

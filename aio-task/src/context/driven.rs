@@ -20,6 +20,12 @@ impl fmt::Display for NotDriven {
 
 impl Error for NotDriven {}
 
+impl From<NotDriven> for std::io::Error {
+    fn from(error: NotDriven) -> Self {
+        Self::other(error)
+    }
+}
+
 /// The future of [`AioHandle::while_driven`]. Dropping it drops the inner future.
 #[pin_project(PinnedDrop)]
 #[must_use = "a future does nothing unless polled"]

@@ -35,10 +35,14 @@ impl<E> PoolError<E> {
     }
 }
 
+/// `{}` leaves the task's own error out, which is the source; `{:#}` prints it too.
 impl<E: fmt::Display> fmt::Display for PoolError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PoolError::Task { index, error } => write!(f, "task {index} failed: {error}"),
+            PoolError::Task { index, error } if f.alternate() => {
+                write!(f, "task {index} failed: {error:#}")
+            }
+            PoolError::Task { index, .. } => write!(f, "task {index} failed"),
             PoolError::Panicked { index } => write!(f, "task {index} panicked"),
         }
     }
@@ -107,7 +111,7 @@ impl<E: fmt::Display> fmt::Display for WaitAllError<E> {
 impl<E: Error + 'static> Error for WaitAllError<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            WaitAllError::Status(error) => Some(error),
+            WaitAllError::Status(error) => error.source(), // this prints what the status prints
             WaitAllError::WaitsForItself | WaitAllError::NotDriven => None,
         }
     }

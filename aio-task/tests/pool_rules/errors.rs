@@ -213,11 +213,11 @@ fn errors_say_which_task_and_what() {
         index: 7,
         error: "no space",
     };
-    assert_eq!(task.to_string(), "task 7 failed: no space");
-    assert_eq!(
-        WaitAllError::Status(task).to_string(),
-        "task 7 failed: no space"
-    );
+    assert_eq!(task.to_string(), "task 7 failed", "the rest is its source");
+    assert_eq!(format!("{task:#}"), "task 7 failed: no space");
+    let status = WaitAllError::Status(task);
+    assert_eq!(status.to_string(), "task 7 failed");
+    assert_eq!(format!("{status:#}"), "task 7 failed: no space");
     assert_eq!(
         PoolError::<&str>::Panicked { index: 3 }.to_string(),
         "task 3 panicked"

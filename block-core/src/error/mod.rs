@@ -1,7 +1,13 @@
 //! One error type: the operation, where it was, how long, and why.
 
+mod driver_error;
+
+pub use self::driver_error::DriverError;
+
 use crate::{AllocError, DiskOffset};
+use std::error::Error;
 use std::fmt;
+use std::io;
 
 /// An errno as Linux numbers it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -194,16 +200,21 @@ pub enum Cause {
         /// Why the space could not be freed; the errno is this one's.
         but: Box<Cause>,
     },
-    /// Somebody else uses what was to be changed. In words.
-    Busy(std::borrow::Cow<'static, str>),
-    /// What is stored contradicts itself: an image whose tables are wrong. In words with the numbers in them.
-    Corrupt(std::borrow::Cow<'static, str>),
-    /// Anything else a driver has to say, in words with the numbers in them.
-    Driver(std::borrow::Cow<'static, str>),
+    /// What was to be changed is in use.
+    Busy(DriverError),
+    /// What is stored contradicts itself: an image whose tables are wrong.
+    Corrupt(DriverError),
+    /// Anything else that a driver reports.
+    Driver(DriverError),
 }
 
 /// What went wrong, where. `Clone`, since a failed save gives the same error to every later call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// A driver's own error is the [`source`](Error::source). `{}` prints the error without its source; `{:#}` prints the source after it, for
+/// programs that print one line.
+///
+/// Two errors are equal if all but the node's name is.
+#[derive(Clone, Debug)]
 pub struct BlockError {
     /// The operation.
     pub op: Op,
@@ -213,7 +224,17 @@ pub struct BlockError {
     pub len: u64,
     /// The cause.
     pub cause: Cause,
+    node: Option<Box<str>>,
 }
+
+impl PartialEq for BlockError {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |error: &Self| (error.op, error.offset, error.len);
+        parts(self) == parts(other) && self.cause == other.cause
+    }
+}
+
+impl Eq for BlockError {}
 
 impl BlockError {
     /// An error of `op` on `len` bytes at `offset`.
@@ -223,27 +244,60 @@ impl BlockError {
             offset,
             len,
             cause,
+            node: None,
         }
     }
 
-    /// The system's error, as an error of `op` on `len` bytes at `offset`. An error without an errno counts as EIO.
-    pub fn from_io(op: Op, offset: u64, len: u64, error: &std::io::Error) -> Self {
-        Self::new(
-            op,
-            offset,
-            len,
-            Cause::Os(Errno(error.raw_os_error().unwrap_or(Errno::IO.0))),
-        )
+    /// The same error, as one of the node called `name`, unless a node is named already.
+    #[must_use]
+    pub fn of_node(mut self, name: &str) -> Self {
+        self.node.get_or_insert_with(|| name.into());
+        self
+    }
+
+    /// The same error with another cause.
+    #[must_use]
+    pub fn with_cause(self, cause: Cause) -> Self {
+        Self { cause, ..self }
+    }
+
+    /// The name of the node that reported the error.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// An error of the system, as an error of `op` on `len` bytes at `offset`. One that was made from a `BlockError` is that error again. An
+    /// error without an errno counts as EIO.
+    pub fn from_io(op: Op, offset: u64, len: u64, error: &io::Error) -> Self {
+        let inner = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<Self>());
+        if let Some(inner) = inner {
+            return inner.clone();
+        }
+        let errno = Errno(error.raw_os_error().unwrap_or(Errno::IO.0));
+        Self::new(op, offset, len, Cause::Os(errno))
     }
 
     /// The positive errno that QEMU's caller would see, negated, for this error.
     pub fn errno(&self) -> Errno {
         self.cause.errno()
     }
+
+    /// The kind that an [`io::Error`] of this error has.
+    pub fn kind(&self) -> io::ErrorKind {
+        io::Error::from_raw_os_error(self.errno().0).kind()
+    }
+
+    /// The bare errno as an error of the system, for callers that pass it on by number. Everything else is lost: [`io::Error::from`] keeps it.
+    pub fn into_os_error(self) -> io::Error {
+        io::Error::from_raw_os_error(self.errno().0)
+    }
 }
 
 impl Cause {
-    fn errno(&self) -> Errno {
+    /// The positive errno that QEMU's caller would see, negated, for this cause.
+    pub fn errno(&self) -> Errno {
         match self {
             Self::Os(errno) => *errno,
             Self::NotSupported => Errno::NOTSUP,
@@ -314,28 +368,64 @@ impl fmt::Display for Cause {
                 f,
                 "the change is made, but what is no longer needed could not be freed: {but}"
             ),
-            Self::Busy(text) | Self::Corrupt(text) | Self::Driver(text) => f.write_str(text),
+            Self::Busy(error) | Self::Corrupt(error) | Self::Driver(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Cause {
+    /// The driver's own error, of whatever depth.
+    fn driver_error(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        match self {
+            Self::Busy(error) | Self::Corrupt(error) | Self::Driver(error) => error.get(),
+            Self::Leaked { cause, .. } | Self::Unsure { cause } | Self::Done { but: cause } => {
+                cause.driver_error()
+            }
+            _ => None,
+        }
+    }
+
+    /// The cause in words, a driver's own error left out: that is the source.
+    fn without_source(&self) -> &'static str {
+        match self {
+            Self::Busy(_) => "it is in use",
+            Self::Corrupt(_) => "the stored tables contradict each other",
+            Self::Leaked { .. } => "it failed, and space that nothing uses is left",
+            Self::Unsure { .. } => "the change may be on disk or not",
+            Self::Done { .. } => "the change is made, but space that nothing uses is left",
+            _ => "the driver refused it",
         }
     }
 }
 
 impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(node) = &self.node {
+            write!(f, "node {node:?}: ")?;
+        }
         write!(
             f,
-            "{} at offset {}, length {}: {}",
-            self.op, self.offset, self.len, self.cause
-        )
+            "{} at offset {}, length {}: ",
+            self.op, self.offset, self.len
+        )?;
+        match self.cause.driver_error() {
+            Some(_) if !f.alternate() => f.write_str(self.cause.without_source()),
+            _ => self.cause.fmt(f),
+        }
     }
 }
 
-impl std::error::Error for BlockError {}
+impl Error for BlockError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let source = self.cause.driver_error()?;
+        Some(source)
+    }
+}
 
-impl From<BlockError> for std::io::Error {
-    /// Keeps the errno, and the whole error as its source.
+impl From<BlockError> for io::Error {
+    /// Keeps the whole error as the payload: [`io::Error::get_ref`] has it, and [`BlockError::from_io`] gives it back.
     fn from(error: BlockError) -> Self {
-        let kind = std::io::Error::from_raw_os_error(error.errno().0).kind();
-        Self::new(kind, error)
+        Self::new(error.kind(), error)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who uses a node and what for: permissions, QEMU's `bdrv_attach_child` and `BdrvChild`.
 
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, DiskOffset, IoVector, Op, Permissions, Perms, Result};
+use crate::{Cause, DiskOffset, IoVector, Op, Permissions, Perms, Result};
 use crate::{NewSnapshot, SnapshotInfo, Truncate, VmstateOffset, WriteFlags, ZeroFlags};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -24,7 +24,7 @@ impl BlockNode {
     /// [`Cause::ReadOnly`] where writing is taken on a read-only node; [`Cause::Closed`].
     pub fn attach(&self, who: impl Into<String>, permissions: Permissions) -> Result<BlockChild> {
         let who = who.into(); // the caller's code: before anything is borrowed
-        let error = |cause| BlockError::new(Op::Lock, 0, 0, cause);
+        let error = |cause| self.error(Op::Lock, 0, 0, cause);
         self.inner.check_range(0, 0).map_err(error)?;
         let writes = Perms::WRITE | Perms::WRITE_UNCHANGED | Perms::RESIZE;
         if self.inner.read_only && !(permissions.perm & writes).is_empty() {
@@ -172,7 +172,7 @@ impl BlockChild {
             Some(_) => allowed(self.permissions.perm, wanted),
             None => Err(Cause::Closed),
         };
-        allowed.map_err(|cause| BlockError::new(op, at, len, cause))
+        allowed.map_err(|cause| self.error(op, at, len, cause))
     }
 }
 

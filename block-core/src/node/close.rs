@@ -2,7 +2,7 @@
 
 use super::waiters::Waiters;
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, Op, Result};
+use crate::{Cause, Op, Result};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -30,7 +30,7 @@ impl BlockNode {
         }
         let closing = &self.inner.closing;
         let finished = closing.closers.until(|| closing.result.borrow().is_some());
-        let not_driven = || BlockError::new(Op::Close, 0, 0, Cause::NotDriven);
+        let not_driven = || self.error(Op::Close, 0, 0, Cause::NotDriven);
         self.inner
             .handle
             .while_driven(finished)
@@ -58,7 +58,7 @@ impl Steps {
 
 impl Drop for Steps {
     fn drop(&mut self) {
-        let lost = BlockError::new(Op::Close, 0, 0, Cause::Cancelled);
+        let lost = self.0.error(Op::Close, 0, 0, Cause::Cancelled);
         self.0.closing.finish(Err(lost));
     }
 }
@@ -80,7 +80,7 @@ impl Inner {
         self.gate.quiet().await;
         if !self.read_only {
             let flushed = self.flush_driver().await;
-            first = first.and(flushed.map_err(|cause| BlockError::new(Op::Flush, 0, 0, cause)));
+            first = first.and(flushed.map_err(|cause| self.error(Op::Flush, 0, 0, cause)));
         }
         first.and(self.driver.close().await)
     }

@@ -2,7 +2,7 @@
 
 use super::shape::{round_down, round_up};
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, DiskOffset, Op, Result};
+use crate::{Cause, DiskOffset, Op, Result};
 use std::rc::Rc;
 
 impl BlockNode {
@@ -11,7 +11,7 @@ impl BlockNode {
     /// A hint: ends that are not aligned to the driver's limits are left alone, and a driver that cannot is no error. The range must
     /// lie inside the node. Dropped: the request runs on.
     pub async fn pdiscard(&self, at: DiskOffset, len: u64) -> Result<()> {
-        let error = |cause| BlockError::new(Op::Discard, at.0, len, cause);
+        let error = |cause| self.error(Op::Discard, at.0, len, cause);
         self.inner.check_change(at.0, len).map_err(error)?;
         let task = self.inner.clone().discard(at.0, at.0 + len);
         self.request(task).await.and_then(|r| r).map_err(error)

@@ -1,7 +1,7 @@
 //! Quiet nodes: `settle`, and drained sections as in QEMU's `bdrv_drained_begin` and `bdrv_drained_end`.
 
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, Op, Result};
+use crate::{Cause, Op, Result};
 use std::fmt;
 use std::rc::Rc;
 
@@ -17,7 +17,7 @@ impl BlockNode {
     pub async fn settle(&self) -> Result<()> {
         let quiet = self.inner.gate.quiet();
         let waited = self.inner.handle.while_driven(quiet).await;
-        waited.map_err(|_| BlockError::new(Op::Drain, 0, 0, Cause::NotDriven))
+        waited.map_err(|_| self.error(Op::Drain, 0, 0, Cause::NotDriven))
     }
 
     /// Begins a drained section (`bdrv_drained_begin`): no new request passes the gate, and the future is ready when none is in flight.
@@ -33,7 +33,7 @@ impl BlockNode {
             let waited = inner.handle.while_driven(inner.gate.quiet()).await;
             match waited {
                 Ok(()) => Ok(section),
-                Err(_) => Err(BlockError::new(Op::Drain, 0, 0, Cause::NotDriven)),
+                Err(_) => Err(inner.error(Op::Drain, 0, 0, Cause::NotDriven)),
             }
         }
     }

@@ -1,14 +1,14 @@
 //! Flush, QEMU's `bdrv_co_flush`.
 
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, Op, Result};
+use crate::{Cause, Op, Result};
 
 impl BlockNode {
     /// Makes every write that returned before the call stable (`bdrv_co_flush`). Writes that are still in flight are not waited for.
     ///
     /// Nothing is done where nothing can have been written (read-only), and in cache mode unsafe. Dropped: the flush runs on.
     pub async fn flush(&self) -> Result<()> {
-        let error = |cause| BlockError::new(Op::Flush, 0, 0, cause);
+        let error = |cause| self.error(Op::Flush, 0, 0, cause);
         self.inner.check_range(0, 0).map_err(error)?;
         if self.inner.read_only || self.inner.cache.no_flush() {
             return Ok(());

@@ -1,7 +1,7 @@
 //! The node's length: asked from the driver, kept while nothing changes it. QEMU's `bdrv_co_getlength` and `total_sectors`.
 
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, Op, Result};
+use crate::{Cause, Op, Result};
 use std::cell::Cell;
 
 /// What is known of the length.
@@ -81,7 +81,7 @@ impl BlockNode {
     ///
     /// A request like any other, except in a drained section, where nothing changes the length: there the last answer is given.
     pub async fn length(&self) -> Result<u64> {
-        let error = |cause| BlockError::new(Op::Length, 0, 0, cause);
+        let error = |cause| self.error(Op::Length, 0, 0, cause);
         self.inner.check_range(0, 0).map_err(error)?;
         if self.is_drained()
             && let Some(known) = self.inner.length.known()

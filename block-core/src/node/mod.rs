@@ -27,7 +27,7 @@ pub use drain::Drained;
 pub use extension::NodeExtension;
 
 use crate::{
-    BlockDriver, BlockError, BlockLimits, CacheMode, Children, DynBlockDriver, Op, Result,
+    BlockDriver, BlockError, BlockLimits, CacheMode, Cause, Children, DynBlockDriver, Op, Result,
 };
 use aio_task::AioHandle;
 use std::fmt;
@@ -145,7 +145,19 @@ struct Inner {
     closing: close::Closing,
 }
 
+impl Inner {
+    /// An error of a call of this node.
+    fn error(&self, op: Op, at: u64, len: u64, cause: Cause) -> BlockError {
+        BlockError::new(op, at, len, cause).of_node(&self.name)
+    }
+}
+
 impl BlockNode {
+    /// An error of a call of this node.
+    fn error(&self, op: Op, at: u64, len: u64, cause: Cause) -> BlockError {
+        self.inner.error(op, at, len, cause)
+    }
+
     /// The name given to the builder.
     pub fn name(&self) -> &str {
         &self.inner.name

@@ -2,7 +2,7 @@
 
 use super::shape::round_down;
 use super::{BlockNode, Inner, contract};
-use crate::{BlockError, Cause, DiskOffset, IoBuf, Op, ReadVector, Result};
+use crate::{Cause, DiskOffset, IoBuf, Op, ReadVector, Result};
 use std::rc::Rc;
 
 /// Longest piece of [`BlockNode::pread`].
@@ -16,7 +16,7 @@ impl BlockNode {
     /// Dropped: the read runs on, and its memory is freed when it is over.
     pub async fn preadv(&self, at: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
         let len = dst.len();
-        let error = |cause| BlockError::new(Op::Read, at.0, len, cause);
+        let error = |cause| self.error(Op::Read, at.0, len, cause);
         if let Err(cause) = self.inner.check_range(at.0, len) {
             return (dst, Err(error(cause)));
         }
@@ -31,7 +31,7 @@ impl BlockNode {
     /// Errors carry the numbers of the whole read. Dropped, or failed: a prefix of `dst` may have been filled.
     pub async fn pread(&self, at: DiskOffset, dst: &mut [u8]) -> Result<()> {
         let len = dst.len() as u64;
-        let error = |cause| BlockError::new(Op::Read, at.0, len, cause);
+        let error = |cause| self.error(Op::Read, at.0, len, cause);
         self.inner.check_range(at.0, len).map_err(error)?;
         let mut done = 0;
         loop {

@@ -1,7 +1,7 @@
 //! Internal snapshots, passed down to the driver that has them: QEMU's `block/snapshot.c`.
 
 use super::{BlockNode, Inner, NodeBuilder};
-use crate::{BlockError, Cause, DynBlockDriver, NewSnapshot, Op, Result, SnapshotInfo};
+use crate::{Cause, DynBlockDriver, NewSnapshot, Op, Result, SnapshotInfo};
 use futures::future::LocalBoxFuture;
 use std::rc::Rc;
 
@@ -24,7 +24,7 @@ impl BlockNode {
     /// [`Cause::SnapshotExists`], [`Cause::NotSupported`] where no driver has snapshots, [`Cause::ReadOnly`], [`Cause::Driver`] for a name
     /// of more than 255 bytes or with a 0 in it; their numbers are 0. Dropped: it runs on, and the snapshot may be there.
     pub async fn snapshot_create(&self, new: NewSnapshot) -> Result<SnapshotInfo> {
-        let error = |cause| BlockError::new(Op::SnapshotCreate, 0, 0, cause);
+        let error = |cause| self.error(Op::SnapshotCreate, 0, 0, cause);
         self.check_snapshots(true).map_err(error)?;
         new.check().map_err(error)?;
         let task = self.inner.clone().create_snapshot(new);
@@ -36,7 +36,7 @@ impl BlockNode {
     /// `id_or_name` here and below: the snapshot with this id, else the first with this name; [`Cause::NoSuchSnapshot`] if there is none.
     /// Else as [`BlockNode::snapshot_create`].
     pub async fn snapshot_goto(&self, id_or_name: impl Into<String>) -> Result<()> {
-        let error = |cause| BlockError::new(Op::SnapshotGoto, 0, 0, cause);
+        let error = |cause| self.error(Op::SnapshotGoto, 0, 0, cause);
         self.check_snapshots(true).map_err(error)?;
         let task = self.inner.clone().go_to_snapshot(id_or_name.into());
         self.request(task).await.and_then(|r| r).map_err(error)
@@ -45,7 +45,7 @@ impl BlockNode {
     /// Drops a snapshot (`bdrv_snapshot_delete`). Not ordered among other requests. Errors as [`BlockNode::snapshot_goto`]'s. Dropped: it
     /// runs on.
     pub async fn snapshot_delete(&self, id_or_name: impl Into<String>) -> Result<()> {
-        let error = |cause| BlockError::new(Op::SnapshotDelete, 0, 0, cause);
+        let error = |cause| self.error(Op::SnapshotDelete, 0, 0, cause);
         self.check_snapshots(true).map_err(error)?;
         let (top, id_or_name) = (self.inner.clone(), id_or_name.into());
         let task = async move {
@@ -58,7 +58,7 @@ impl BlockNode {
 
     /// The snapshots in the image's order (`bdrv_snapshot_list`).
     pub async fn snapshot_list(&self) -> Result<Vec<SnapshotInfo>> {
-        let error = |cause| BlockError::new(Op::SnapshotList, 0, 0, cause);
+        let error = |cause| self.error(Op::SnapshotList, 0, 0, cause);
         self.check_snapshots(false).map_err(error)?;
         let top = self.inner.clone();
         let task = async move {
@@ -74,7 +74,7 @@ impl BlockNode {
     /// The view's requests are its own: this node's drained sections and close do not wait for them. It fails with [`Cause::Closed`] once
     /// this node is closed. Dropping it is as good as closing it. Errors as [`BlockNode::snapshot_goto`]'s, but it needs no write access.
     pub async fn snapshot_load_tmp(&self, id_or_name: impl Into<String>) -> Result<BlockNode> {
-        let error = |cause| BlockError::new(Op::SnapshotLoad, 0, 0, cause);
+        let error = |cause| self.error(Op::SnapshotLoad, 0, 0, cause);
         self.check_snapshots(false).map_err(error)?;
         let (top, id_or_name) = (self.inner.clone(), id_or_name.into());
         let builder = NodeBuilder::new(format!("{}@{id_or_name}", self.name()));

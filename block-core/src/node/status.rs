@@ -1,7 +1,7 @@
 //! Block status, QEMU's `bdrv_co_block_status`.
 
 use super::{BlockNode, Inner, contract};
-use crate::{BlockError, BlockStatus, Cause, DiskOffset, Op, Result};
+use crate::{BlockStatus, Cause, DiskOffset, Op, Result};
 use std::rc::Rc;
 
 impl BlockNode {
@@ -9,7 +9,7 @@ impl BlockNode {
     ///
     /// The range must lie inside the node. The driver is asked about whole blocks, the answer is cut to what was asked.
     pub async fn block_status(&self, at: DiskOffset, len: u64) -> Result<BlockStatus> {
-        let error = |cause| BlockError::new(Op::BlockStatus, at.0, len, cause);
+        let error = |cause| self.error(Op::BlockStatus, at.0, len, cause);
         self.inner.check_range(at.0, len).map_err(error)?;
         let task = self.inner.clone().status(at.0, at.0 + len);
         self.request(task).await.and_then(|r| r).map_err(error)

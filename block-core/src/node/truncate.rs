@@ -1,7 +1,7 @@
 //! Changes of length, QEMU's `bdrv_co_truncate`.
 
 use super::{BlockNode, Inner, contract};
-use crate::{BlockError, Cause, Op, Perms, Result, Truncate};
+use crate::{Cause, Op, Perms, Result, Truncate};
 use std::rc::Rc;
 
 impl BlockNode {
@@ -14,7 +14,7 @@ impl BlockNode {
     }
 
     pub(super) async fn truncate_as(&self, user: Perms, to: Truncate) -> Result<()> {
-        let error = |cause| BlockError::new(Op::Truncate, to.len, 0, cause);
+        let error = |cause| self.error(Op::Truncate, to.len, 0, cause);
         self.inner.check_change(to.len, 0).map_err(error)?;
         if !user.contains(Perms::RESIZE) {
             return Err(error(Cause::NoPermission {

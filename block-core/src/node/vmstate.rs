@@ -3,7 +3,7 @@
 use super::request::InFlight;
 use super::split::Lent;
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, DynBlockDriver, IoVector, Op, ReadVector, Result};
+use crate::{Cause, DynBlockDriver, IoVector, Op, ReadVector, Result};
 use crate::{VmstateLimits, VmstateOffset};
 use std::rc::Rc;
 
@@ -29,7 +29,7 @@ impl BlockNode {
     /// [`Cause::NotSupported`] where there is no area, [`Cause::ReadOnly`] where this node or the one with the area is. Dropped: the
     /// write runs on.
     pub async fn save_vmstate_unbuffered(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
-        let error = |cause| BlockError::new(Op::SaveVmstate, at.0, src.len(), cause);
+        let error = |cause| self.error(Op::SaveVmstate, at.0, src.len(), cause);
         self.inner.check_range(at.0, src.len()).map_err(error)?;
         self.check_vmstate(true).map_err(error)?;
         if src.is_empty() {
@@ -42,7 +42,7 @@ impl BlockNode {
             node.driver.save_vmstate(at, src).await.map_err(|e| e.cause)
         };
         let result = self.request(task).await.and_then(|r| r);
-        result.map_err(|cause| BlockError::new(Op::SaveVmstate, at.0, len, cause))
+        result.map_err(|cause| self.error(Op::SaveVmstate, at.0, len, cause))
     }
 
     /// Reads from the vmstate area with one driver call (`bdrv_co_load_vmstate`). Bytes never written are zeroes, but see
@@ -55,7 +55,7 @@ impl BlockNode {
         dst: ReadVector,
     ) -> (ReadVector, Result<()>) {
         let len = dst.len();
-        let error = |cause| BlockError::new(Op::LoadVmstate, at.0, len, cause);
+        let error = |cause| self.error(Op::LoadVmstate, at.0, len, cause);
         let check = self.inner.check_range(at.0, len);
         if let Err(cause) = check.and_then(|()| self.check_vmstate(false)) {
             return (dst, Err(error(cause)));
@@ -82,7 +82,7 @@ impl BlockNode {
 
     /// The stored state's length in bytes, where the driver knows it. Counts as a request.
     pub async fn vmstate_length(&self) -> Result<Option<u64>> {
-        let error = |cause| BlockError::new(Op::LoadVmstate, 0, 0, cause);
+        let error = |cause| self.error(Op::LoadVmstate, 0, 0, cause);
         self.inner.check_range(0, 0).map_err(error)?;
         self.check_vmstate(false).map_err(error)?;
         let top = self.inner.clone();
@@ -97,7 +97,7 @@ impl BlockNode {
     ///
     /// Waits at the gate and counts as in flight like a write. The error's offset is 0, its length `len`. Dropped: it runs on.
     pub async fn finish_vmstate(&self, len: u64) -> Result<()> {
-        let error = |cause| BlockError::new(Op::FinalizeVmstate, 0, len, cause);
+        let error = |cause| self.error(Op::FinalizeVmstate, 0, len, cause);
         self.inner.check_range(0, len).map_err(error)?;
         self.check_vmstate(true).map_err(error)?;
         let top = self.inner.clone();
@@ -111,7 +111,7 @@ impl BlockNode {
     /// Drops what was written to the area and no snapshot recorded (see [`crate::BlockDriver::discard_vmstate`]): what a cancelled save
     /// leaves. Vmstate calls that are still in flight are not waited for. The error's numbers are 0. Dropped: it runs on.
     pub async fn discard_vmstate(&self) -> Result<()> {
-        let error = |cause| BlockError::new(Op::DiscardVmstate, 0, 0, cause);
+        let error = |cause| self.error(Op::DiscardVmstate, 0, 0, cause);
         self.inner.check_range(0, 0).map_err(error)?;
         self.check_vmstate(true).map_err(error)?;
         let top = self.inner.clone();

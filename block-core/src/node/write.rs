@@ -2,7 +2,7 @@
 
 use super::align::Change;
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, DiskOffset, IoVector, Op, Perms, Result, WriteFlags};
+use crate::{Cause, DiskOffset, IoVector, Op, Perms, Result, WriteFlags};
 use std::rc::Rc;
 
 impl BlockNode {
@@ -28,7 +28,7 @@ impl BlockNode {
         flags: WriteFlags,
     ) -> Result<()> {
         let len = src.len();
-        let error = |cause| BlockError::new(Op::Write, at.0, len, cause);
+        let error = |cause| self.error(Op::Write, at.0, len, cause);
         self.inner.check_change(at.0, len).map_err(error)?;
         let change = self.inner.change(at.0, len, user, flags.fua);
         let task = self.inner.clone().write(change, src);
@@ -42,7 +42,7 @@ impl BlockNode {
         src: &[u8],
         flags: WriteFlags,
     ) -> Result<()> {
-        let error = |cause| BlockError::new(Op::Write, at.0, src.len() as u64, cause);
+        let error = |cause| self.error(Op::Write, at.0, src.len() as u64, cause);
         let check = self.inner.check_change(at.0, src.len() as u64);
         check.map_err(error)?;
         let copy = IoVector::copy_of(src, self.inner.shape.memory);

@@ -3,7 +3,7 @@
 use super::align::Change;
 use super::shape::{round_down, round_up};
 use super::{BlockNode, Inner};
-use crate::{BlockError, Cause, DiskOffset, IoVector, Op, Perms, Result, ZeroFlags};
+use crate::{Cause, DiskOffset, IoVector, Op, Perms, Result, ZeroFlags};
 use std::rc::Rc;
 
 impl BlockNode {
@@ -23,7 +23,7 @@ impl BlockNode {
         len: u64,
         flags: ZeroFlags,
     ) -> Result<()> {
-        let error = |cause| BlockError::new(Op::WriteZeroes, at.0, len, cause);
+        let error = |cause| self.error(Op::WriteZeroes, at.0, len, cause);
         self.inner.check_change(at.0, len).map_err(error)?;
         let change = self.inner.change(at.0, len, user, flags.fua);
         let task = self.inner.clone().zero(change, flags);

@@ -1,7 +1,7 @@
 //! Why a file could not be opened.
 
 use crate::lock::LockConflict;
-use block_core::{BlockError, Cause, Errno, Op};
+use block_core::{BlockError, Cause, DriverError, Errno, Op};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -191,7 +191,7 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 impl From<OpenError> for BlockError {
-    /// As an error of [`Op::Open`]. A lock conflict and a plain errno stay what they are; the rest keeps its words.
+    /// As an error of [`Op::Open`]. A lock conflict and a plain errno stay what they are; the rest is kept whole.
     fn from(error: OpenError) -> Self {
         let cause = match &error {
             OpenError::Locked { conflict, .. } => Cause::Conflict {
@@ -199,8 +199,14 @@ impl From<OpenError> for BlockError {
             },
             OpenError::Os { errno, .. } => Cause::Os(*errno),
             OpenError::Workers { cause, .. } => cause.clone(),
-            _ => Cause::Driver(error.to_string().into()),
+            _ => Cause::Driver(DriverError::new(error)),
         };
         Self::new(Op::Open, 0, 0, cause)
+    }
+}
+
+impl From<OpenError> for std::io::Error {
+    fn from(error: OpenError) -> Self {
+        BlockError::from(error).into()
     }
 }

@@ -190,13 +190,11 @@ impl Rest {
         let Err(kept) = self.drop_state().await else {
             return error;
         };
-        BlockError {
-            cause: Cause::Leaked {
-                cause: Box::new(error.cause),
-                freeing: Box::new(kept.cause),
-            },
-            ..error
-        }
+        let leaked = Cause::Leaked {
+            cause: Box::new(error.cause.clone()),
+            freeing: Box::new(kept.cause),
+        };
+        error.with_cause(leaked)
     }
 
     async fn drop_state(self) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::OpenError;
 use crate::qcow2::format::error::Qcow2Error;
-use block_core::{BlockError, Cause, Errno, Op};
+use block_core::{BlockError, Cause, DriverError, Errno, Op};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -125,12 +125,18 @@ impl fmt::Display for ChainError {
 impl std::error::Error for ChainError {}
 
 impl From<ChainError> for BlockError {
-    /// As an error of [`Op::Open`]. Errors of files and nodes stay what they are; the rest keeps its words.
+    /// As an error of [`Op::Open`]. Errors of files and nodes stay what they are; the rest is kept whole.
     fn from(error: ChainError) -> Self {
         match error {
             ChainError::File(error) => error.into(),
             ChainError::Node { error, .. } => error,
-            error => Self::new(Op::Open, 0, 0, Cause::Driver(error.to_string().into())),
+            error => Self::new(Op::Open, 0, 0, Cause::Driver(DriverError::new(error))),
         }
+    }
+}
+
+impl From<ChainError> for std::io::Error {
+    fn from(error: ChainError) -> Self {
+        BlockError::from(error).into()
     }
 }

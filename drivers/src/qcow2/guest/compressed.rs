@@ -18,7 +18,7 @@ use crate::qcow2::format::offset::{GuestOffset, HostOffset};
 use crate::qcow2::metadata::Freeing;
 use crate::qcow2::metadata::out_of_memory;
 use aio_task::{JobError, WorkerPool};
-use block_core::{Cause, IoBuf, IoVector, ReadVector, SharedBuf};
+use block_core::{Cause, DriverError, IoBuf, IoVector, ReadVector, SharedBuf};
 
 impl Guest {
     /// The cluster whose compressed data is the first of `bytes` bytes at `at`.
@@ -40,7 +40,7 @@ impl Guest {
         };
         let unpacked = in_worker(self.workers.as_ref(), unpack).await?;
         unpacked.map_err(|error| match error {
-            CodecError::BuiltWithout { .. } => Cause::Driver(error.to_string().into()),
+            CodecError::BuiltWithout { .. } => Cause::Driver(DriverError::new(error)),
             error => Cause::Corrupt(format!("compressed cluster at {at}: {error}").into()),
         })
     }
@@ -91,7 +91,7 @@ impl Guest {
             codec::compress(kind, &cluster)
         });
         let packed = packed.await?;
-        packed.map_err(|error| Cause::Driver(error.to_string().into()))
+        packed.map_err(|error| Cause::Driver(DriverError::new(error)))
     }
 
     /// Makes `data` the compressed data of the cluster at `at`, of which `len` bytes are on the disk.

@@ -139,7 +139,7 @@ async fn save_named(
         Cause::Leaked { cause: first, .. } => {
             let left = left(&error.cause, "complete");
             let cause = (**first).clone();
-            Failure::block(&shown, &BlockError { cause, ..error }).leaving(left)
+            Failure::block(&shown, &error.with_cause(cause)).leaving(left)
         }
         Cause::SnapshotExists { name } => name_is_taken(&shown, name),
         cause => Failure::block(&shown, &error).leaving(left(cause, "complete")),

@@ -78,10 +78,10 @@ impl Sink {
                     return Err(error);
                 };
                 let cause = Cause::Leaked {
-                    cause: Box::new(error.cause),
+                    cause: Box::new(error.cause.clone()),
                     freeing: Box::new(kept.cause),
                 };
-                Err(BlockError { cause, ..error })
+                Err(error.with_cause(cause))
             }
         }
     }

@@ -4,7 +4,7 @@ mod message;
 #[cfg(test)]
 mod tests;
 
-use block_core::{BlockError, Cause, Errno, Op};
+use block_core::{BlockError, Cause, DriverError, Errno, Op};
 use std::fmt;
 
 /// Inside the driver an error is a bare cause; the operation and its numbers are added where a node calls the driver.
@@ -441,16 +441,16 @@ impl Qcow2Error {
 impl std::error::Error for Qcow2Error {}
 
 impl From<Qcow2Error> for Cause {
-    /// What the system or the node below said stays what it is; the rest keeps its words.
+    /// What the system or the node below said stays what it is; the rest is kept whole.
     fn from(error: Qcow2Error) -> Self {
         match error {
             Qcow2Error::Io { error, .. } => error.cause,
             Qcow2Error::OutOfMemory { bytes, .. } => Self::OutOfMemory { bytes },
             error @ (Qcow2Error::SnapshotInUse { .. } | Qcow2Error::ActiveBitmaps { .. }) => {
-                Self::Busy(error.to_string().into())
+                Self::Busy(DriverError::new(error))
             }
-            error if error.is_corruption() => Self::Corrupt(error.to_string().into()),
-            error => Self::Driver(error.to_string().into()),
+            error if error.is_corruption() => Self::Corrupt(DriverError::new(error)),
+            error => Self::Driver(DriverError::new(error)),
         }
     }
 }
@@ -459,5 +459,11 @@ impl From<Qcow2Error> for BlockError {
     /// As an error of [`Op::Open`].
     fn from(error: Qcow2Error) -> Self {
         error.during(Op::Open, 0, 0)
+    }
+}
+
+impl From<Qcow2Error> for std::io::Error {
+    fn from(error: Qcow2Error) -> Self {
+        BlockError::from(error).into()
     }
 }

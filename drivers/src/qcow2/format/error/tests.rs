@@ -10,7 +10,7 @@ fn corruption_is_an_io_error_and_keeps_its_words() {
     assert_eq!(error.errno(), Errno::IO);
     let block = error.during(Op::Read, 5, 7);
     assert_eq!((block.offset, block.len, block.errno()), (5, 7, Errno::IO));
-    let words = block.to_string();
+    let words = format!("{block:#}");
     assert!(
         words.contains("L2 table for 3 is said to be at 66048"),
         "{words}"
