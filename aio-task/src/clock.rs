@@ -21,7 +21,7 @@ struct Shared {
     followers: RefCell<Vec<Weak<dyn ClockFollower>>>,
 }
 
-/// Somebody whose timers may be due after the clock was moved.
+/// A context whose timers may be due after the clock was moved.
 pub(crate) trait ClockFollower {
     fn clock_moved(&self);
 }

@@ -25,7 +25,7 @@
 //! A task is an `async-task`. Its wake-up asks a table of this thread for the context's run queue. Found: the task is pushed, and
 //! that is all. Not found: this is another thread; the task goes to the inbox, and the notifier's word tells whether the owner
 //! sleeps and must be woken by a system call. After 61 runs the loop looks outside again, so that a task which never rests starves
-//! nobody.
+//! no task.
 #![forbid(unsafe_code)]
 mod clock;
 mod context;

@@ -57,13 +57,13 @@ impl<T> CoMutex<T> {
         self.guard()
     }
 
-    /// The lock, if nobody holds it or waits for it.
+    /// The lock, if it is free and not waited for.
     pub fn try_lock(&self) -> Option<CoMutexGuard<'_, T>> {
         let taken = self.queue.borrow_mut().try_take();
         taken.then(|| self.guard())
     }
 
-    /// The value, without locking: `&mut self` proves that nobody holds it.
+    /// The value, without locking: `&mut self` proves that nothing holds it.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
     }

@@ -1,4 +1,4 @@
-//! [`CoQueue`]: sleep until somebody says "next".
+//! [`CoQueue`]: sleep until another task says "next".
 
 use std::cell::RefCell;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::wait_list::{Key, WaitList, Wakes};
 /// | `qemu_co_queue_empty` | [`is_empty`](Self::is_empty) | none |
 ///
 /// The queue carries no condition: a sleeper that was woken checks whatever it waits for and sleeps again if need be.
-/// A wake with nobody in line is not remembered. All sleepers live on one thread: they borrow the queue, which is not
+/// A wake with an empty line is not remembered. All sleepers live on one thread: they borrow the queue, which is not
 /// `Sync`.
 ///
 /// ```
@@ -64,7 +64,7 @@ impl CoQueue {
         }
     }
 
-    /// Wakes the first in line. `false`: nobody was there, and the wake is not kept.
+    /// Wakes the first in line. `false`: no task was there, and the wake is not kept.
     pub fn wake_next(&self) -> bool {
         let mut wakes = Wakes::default();
         let served = {
@@ -92,7 +92,7 @@ impl CoQueue {
         wakes.wake();
     }
 
-    /// Nobody is in line. A sleeper that was woken and has not run yet does not count.
+    /// The line is empty. A sleeper that was woken and has not run yet does not count.
     pub fn is_empty(&self) -> bool {
         self.sleepers.borrow().is_empty()
     }
@@ -113,7 +113,7 @@ impl fmt::Debug for CoQueue {
 }
 
 /// A place in a [`CoQueue`]'s line; see [`CoQueue::wait`]. Ready once woken; stays ready if polled again.
-#[must_use = "a place in line that nobody awaits holds up a wake"]
+#[must_use = "a place in line that no task awaits holds up a wake"]
 pub struct CoQueueWait<'a> {
     queue: &'a CoQueue,
     /// `None` once the wake was seen.

@@ -17,7 +17,7 @@ use slab::Slab;
 pub(crate) struct WaitList<T> {
     /// Every entry that a future still refers to, served or in line.
     entries: Slab<Entry<T>>,
-    /// Ends of the line. `None` when nobody is in line.
+    /// Ends of the line. `None` when the line is empty.
     ends: Option<(usize, usize)>,
 }
 
@@ -36,7 +36,7 @@ struct Entry<T> {
 enum Place {
     InLine {
         before: Option<usize>,
-        behind: Option<usize>,
+        after: Option<usize>,
     },
     Served,
 }
@@ -65,12 +65,12 @@ impl<T> WaitList<T> {
             waker,
             place: Place::InLine {
                 before: last,
-                behind: None,
+                after: None,
             },
             tag,
         });
         if let Some(last) = last {
-            self.link_behind(last, Some(key));
+            self.link_after(last, Some(key));
         }
         self.ends = Some((self.ends.map_or(key, |(first, _)| first), key));
         Key(key)
@@ -81,7 +81,7 @@ impl<T> WaitList<T> {
         self.ends.map(|(first, _)| Key(first))
     }
 
-    /// Nobody is in line. (Served sleepers that have not looked yet do not count.)
+    /// The line is empty. (Served sleepers that have not looked yet do not count.)
     pub(crate) fn is_empty(&self) -> bool {
         self.ends.is_none()
     }
@@ -117,7 +117,7 @@ impl<T> WaitList<T> {
         while let Some(key) = next {
             self.nudge(key, wakes);
             next = match self.entries[key.0].place {
-                Place::InLine { behind, .. } => behind.map(Key),
+                Place::InLine { after, .. } => after.map(Key),
                 Place::Served => None,
             };
         }
@@ -154,34 +154,34 @@ impl<T> WaitList<T> {
 
     fn unlink(&mut self, key: usize) {
         let place = std::mem::replace(&mut self.entries[key].place, Place::Served);
-        let Place::InLine { before, behind } = place else {
+        let Place::InLine { before, after } = place else {
             unreachable!("a sleeper leaves the line once");
         };
         if let Some(before) = before {
-            self.link_behind(before, behind);
+            self.link_after(before, after);
         }
-        if let Some(behind) = behind
-            && let Place::InLine { before: link, .. } = &mut self.entries[behind].place
+        if let Some(after) = after
+            && let Place::InLine { before: link, .. } = &mut self.entries[after].place
         {
             *link = before;
         }
         self.ends = self.ends.and_then(|(first, last)| {
-            let first = if first == key { behind } else { Some(first) };
+            let first = if first == key { after } else { Some(first) };
             let last = if last == key { before } else { Some(last) };
             first.zip(last)
         });
     }
 
-    fn link_behind(&mut self, key: usize, next: Option<usize>) {
-        if let Place::InLine { behind, .. } = &mut self.entries[key].place {
-            *behind = next;
+    fn link_after(&mut self, key: usize, next: Option<usize>) {
+        if let Place::InLine { after, .. } = &mut self.entries[key].place {
+            *after = next;
         }
     }
 }
 
 /// Wake-ups owed, in order. Filled under a borrow, paid after it: [`wake`](Self::wake), or at the latest by drop.
 ///
-/// A waker that panics does not swallow the ones behind it.
+/// A waker that panics does not swallow the ones after it.
 #[derive(Default)]
 #[must_use = "the sleepers wait for it"]
 pub(crate) struct Wakes(VecDeque<Waker>);

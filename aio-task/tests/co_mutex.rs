@@ -11,7 +11,7 @@ use support::{Log, Probe, Random, now};
 fn the_lock_is_handed_over_in_order_and_a_newcomer_cannot_overtake() {
     let mutex = CoMutex::new(0);
     let log = Log::default();
-    let held = mutex.try_lock().expect("nobody holds it");
+    let held = mutex.try_lock().expect("nothing holds it");
     let mut a = Probe::named("a", &log, mutex.lock());
     let mut b = Probe::named("b", &log, mutex.lock());
     assert!(a.is_pending() && b.is_pending());
@@ -50,7 +50,7 @@ fn a_waiter_dropped_after_the_hand_over_passes_the_lock_on() {
     drop(a);
     assert_eq!(log.take(), ["c"], "b had left, so a's lock is c's");
     drop(c);
-    assert!(mutex.try_lock().is_some(), "nobody is left: it is free");
+    assert!(mutex.try_lock().is_some(), "none is left: it is free");
 }
 
 #[test]

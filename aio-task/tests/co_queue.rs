@@ -32,7 +32,7 @@ fn sleepers_are_woken_in_the_order_they_came() {
                 .all(|sleeper| sleeper.is_pending())
         );
     }
-    assert!(!queue.wake_next(), "nobody is left");
+    assert!(!queue.wake_next(), "none is left");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_wake_between_the_call_and_the_first_poll_is_not_lost() {
 }
 
 #[test]
-fn a_wake_with_nobody_in_line_is_not_kept() {
+fn a_wake_with_no_task_in_line_is_not_kept() {
     let queue = CoQueue::new();
     assert!(!queue.wake_next());
     queue.wake_all();
@@ -67,7 +67,7 @@ fn a_sleeper_dropped_after_its_wake_passes_it_on() {
 }
 
 #[test]
-fn a_sleeper_dropped_before_its_wake_takes_nobodys_turn() {
+fn a_sleeper_dropped_before_its_wake_takes_no_others_turn() {
     let queue = CoQueue::new();
     let log = Log::default();
     let mut sleepers = ["a", "b", "c"].map(|name| Probe::named(name, &log, queue.wait()));
@@ -87,7 +87,7 @@ fn wake_all_wakes_those_in_line_in_order_and_no_latecomer() {
     let log = Log::default();
     let late = Rc::new(Cell::new(None));
     let (again, keep, noted) = (Rc::clone(&queue), Rc::clone(&late), log.clone());
-    // The first to be woken makes somebody join the line while the others are being woken.
+    // The first to be woken makes a task join the line while the others are being woken.
     let mut a = Probe::new(queue.wait(), move || {
         noted.note("a");
         let again = Rc::clone(&again);

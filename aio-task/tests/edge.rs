@@ -102,7 +102,7 @@ fn many_wake_ups_of_a_sleeping_owner_make_one_system_call() {
         woken <= slept && slept <= 1,
         "{woken} unparks for {slept} sleeps"
     );
-    // Nobody sleeps now.
+    // No task sleeps now.
     for _ in 0..10 {
         waker.wake_by_ref();
         remote.wake();
@@ -158,8 +158,7 @@ fn a_cancel_flag_wakes_every_waiter_and_stays_set() {
 }
 
 #[test]
-fn a_waiter_polled_after_the_flag_was_set_elsewhere_is_ready_and_its_drop_takes_nobody_elses_place()
-{
+fn a_waiter_polled_after_the_flag_was_set_elsewhere_is_ready_and_its_drop_takes_no_others_place() {
     let flag = CancelFlag::default();
     let mut cx = Context::from_waker(noop_waker_ref());
     let mut waiting = pin!(flag.cancelled());

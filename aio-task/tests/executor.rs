@@ -67,7 +67,7 @@ fn block_on_returns_when_its_future_is_ready_and_leaves_the_other_tasks_for_the_
     assert_eq!(context.block_on(async { 7 }), 7);
     assert!(
         steps.get() < 1000,
-        "the task was finished although nobody waited for it"
+        "the task was finished although no task waited for it"
     );
     assert_eq!(context.block_on(task).unwrap(), "done");
     assert_eq!(steps.get(), 1000);

@@ -310,7 +310,7 @@ fn block_on_drive_and_by_hand_count_as_drivers_while_they_last() {
 }
 
 #[test]
-fn a_wait_on_a_context_that_nobody_drives_ends_with_not_driven() {
+fn a_wait_on_a_context_that_is_not_driven_ends_with_not_driven() {
     let context = AioContext::new().unwrap();
     let handle = context.handle();
     assert_eq!(

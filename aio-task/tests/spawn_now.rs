@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 fn a_task_that_does_not_wait_has_ended_when_spawn_now_returns() {
     let context = AioContext::new().expect("a context");
     let task = context.handle().spawn_now(async { 7 });
-    assert!(task.is_finished(), "nobody drives the context");
+    assert!(task.is_finished(), "the context is not driven");
     assert_eq!(context.block_on(task).ok(), Some(7));
 }
 

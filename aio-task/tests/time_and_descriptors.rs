@@ -73,7 +73,7 @@ fn a_sleep_of_zero_is_over_at_once_one_beyond_the_end_of_time_never() {
 }
 
 #[test]
-fn a_dropped_sleep_leaves_nothing_behind_that_wakes_anyone() {
+fn a_dropped_sleep_leaves_nothing_that_wakes_anyone() {
     let (context, clock) = stepped();
     let handle = context.handle();
     let sleeping = handle.spawn(handle.sleep(SECOND));

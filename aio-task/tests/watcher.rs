@@ -52,7 +52,7 @@ impl Watch for TellsItsEnd {
 
 impl Drop for TellsItsEnd {
     fn drop(&mut self) {
-        let _ = self.gone.send(()); // nobody listens if the test failed
+        let _ = self.gone.send(()); // no task listens if the test failed
     }
 }
 

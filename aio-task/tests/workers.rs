@@ -156,7 +156,7 @@ fn dropping_the_last_clone_loses_no_queued_job() {
 }
 
 #[test]
-fn a_result_that_nobody_waits_for_is_dropped_by_the_worker() {
+fn a_result_that_no_task_waits_for_is_dropped_by_the_worker() {
     let pool = pool(1);
     let value = Arc::new(());
     let watch = Arc::downgrade(&value);
@@ -180,7 +180,7 @@ fn a_slot_resolves_when_either_side_vanishes_first() {
     drop(completer);
     assert!(
         block_on(completion).is_err(),
-        "nobody is left to complete it"
+        "nothing is left to complete it"
     );
 
     let (completer, completion) = slot();
@@ -191,7 +191,7 @@ fn a_slot_resolves_when_either_side_vanishes_first() {
     completer.complete(value);
     assert!(
         watch.upgrade().is_none(),
-        "a value nobody waits for must not leak"
+        "a value no task waits for must not leak"
     );
 
     let (completer, completion) = slot();
@@ -252,5 +252,5 @@ fn without_threads() {
         assert_eq!(Arc::strong_count(&held), 1, "the job is dropped");
         assert_eq!(pool.threads(), 0, "a thread that never was does not count");
     }
-    pool.shutdown(); // waits for nobody
+    pool.shutdown(); // waits for nothing
 }

@@ -134,7 +134,7 @@ pub trait BlockDriver: 'static {
     fn limits(&self) -> BlockLimits;
 
     /// The children, so that calls can be passed down. A driver that is closed lets go of them ([`BlockChild::release`]), which closes
-    /// those that nobody else uses.
+    /// those that nothing else uses.
     fn children(&self) -> Children<'_> {
         Children::default()
     }

@@ -5,7 +5,7 @@
 //!    tracking, drain. It is QEMU's `BlockDriverState`.
 //! 3. Memory is owned ([`IoBuf`], [`SharedBuf`], [`IoVector`]): a request owns its memory until its I/O is over, so every future may be
 //!    dropped at any await.
-//! 4. A request that has reached the driver runs to its end as a task of the node's context, whoever still waits for it. Dropping its
+//! 4. A request that has reached the driver runs to its end as a task of the node's context. Dropping its
 //!    future only stops waiting; [`BlockNode::settle`] waits for what may still land.
 //! 5. Errors are [`BlockError`]: operation, offset, length, cause, and an errno for callers who need one.
 

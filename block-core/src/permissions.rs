@@ -90,7 +90,7 @@ impl Permissions {
             shared: Perms::CONSISTENT_READ | Perms::WRITE_UNCHANGED,
         }
     }
-    /// Reads; nobody may write or resize meanwhile.
+    /// Reads; no task may write or resize meanwhile.
     pub fn reader() -> Self {
         Self {
             perm: Perms::CONSISTENT_READ,

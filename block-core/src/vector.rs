@@ -199,7 +199,7 @@ impl ReadVector {
         front
     }
 
-    /// Puts back what was split off behind `self`, joining a piece that was cut in two. Whatever else comes is added as it is.
+    /// Puts back what was split off after `self`, joining a piece that was cut in two. Whatever else comes is added as it is.
     pub fn unsplit(&mut self, rest: ReadVector) {
         if self.parts.is_empty() {
             *self = rest;

@@ -58,7 +58,7 @@ fn an_unaligned_write_reads_only_the_partly_covered_blocks() {
 }
 
 #[test]
-fn a_block_behind_the_end_is_not_read_and_the_true_length_stays() {
+fn a_block_past_the_end_is_not_read_and_the_true_length_stays() {
     let growing = |len| TestDiskOptions {
         grows: true,
         ..direct(len)
@@ -115,7 +115,7 @@ fn a_length_that_is_no_multiple_of_the_alignment_is_usable_to_its_last_byte() {
 
 #[test]
 fn a_read_of_the_last_part_block_shows_zeroes_nowhere() {
-    // 100 bytes of the last block exist; a whole-block driver read behind the node's read must not leak into it.
+    // 100 bytes of the last block exist; a whole-block driver read after the node's read must not leak into it.
     let rig = Rig::new(direct(612));
     rig.disk.set_contents(&[7; 612]);
     assert_eq!(rig.read(500, 112).expect("inside"), [7; 112]);
@@ -411,7 +411,7 @@ fn memory_comes_back_with_a_failed_read_too() {
 }
 
 #[test]
-fn a_failed_padded_write_behind_the_end_leaves_no_padding() {
+fn a_failed_padded_write_past_the_end_leaves_no_padding() {
     let rig = Rig::new(TestDiskOptions {
         grows: true,
         ..direct(1000)

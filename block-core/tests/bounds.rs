@@ -141,7 +141,7 @@ fn a_padded_request_whose_last_block_passes_2_to_the_63_is_an_error_and_not_a_pa
 }
 
 #[test]
-fn nothing_behind_the_end_of_a_node_that_does_not_grow_is_read_or_written() {
+fn nothing_past_the_end_of_a_node_that_does_not_grow_is_read_or_written() {
     let rig = Rig::new(plain(1000));
     for (at, len) in [(1000, 1), (999, 2), (0, 1001), (5000, 1)] {
         let refused = Cause::OutOfBounds {
@@ -174,7 +174,7 @@ fn nothing_behind_the_end_of_a_node_that_does_not_grow_is_read_or_written() {
 }
 
 #[test]
-fn reads_behind_the_end_of_a_growing_node_are_refused_and_writes_make_it_longer() {
+fn reads_past_the_end_of_a_growing_node_are_refused_and_writes_make_it_longer() {
     let rig = Rig::new(growing(10));
     assert_eq!(
         cause(rig.read(8, 4)),

@@ -224,7 +224,7 @@ fn a_child_does_only_what_it_has_taken() {
 }
 
 #[test]
-fn nobody_takes_write_on_a_read_only_node_or_anything_on_a_closed_one() {
+fn no_task_takes_write_on_a_read_only_node_or_anything_on_a_closed_one() {
     let rig = Rig::with(plain(100), |builder| builder.read_only(true));
     let writer = rig.node.attach("writer", Permissions::writer());
     assert_eq!(cause(writer), Cause::ReadOnly);
@@ -261,7 +261,7 @@ fn a_node_that_another_uses_too_stays_open_until_the_last_of_them_is_closed() {
 }
 
 #[test]
-fn a_released_child_holds_nothing_changes_nothing_and_takes_nobody_elses_place() {
+fn a_released_child_holds_nothing_changes_nothing_and_takes_no_others_place() {
     let rig = Rig::new(plain(4096));
     let reader = rig.node.attach("reader", Permissions::force_share());
     let writer = rig.node.attach("writer", Permissions::writer());

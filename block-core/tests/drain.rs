@@ -11,7 +11,7 @@ fn a_drain_waits_for_what_is_in_flight_and_keeps_the_rest_out() {
     let rig = Rig::new(direct(4096));
     rig.disk.hold_all();
     let before = rig.start_write(10, b"before");
-    let behind = rig.start_write(20, b"waits in its turn");
+    let overlapping = rig.start_write(20, b"waits in its turn");
     assert_eq!(
         rig.node.in_flight(),
         2,
@@ -27,7 +27,7 @@ fn a_drain_waits_for_what_is_in_flight_and_keeps_the_rest_out() {
     );
     rig.release_until_quiet();
     assert_eq!(
-        (before.result(), behind.result()),
+        (before.result(), overlapping.result()),
         (Some(Ok(())), Some(Ok(())))
     );
     let section = drain.result().expect("quiet").expect("driven");

@@ -35,7 +35,7 @@ fn a_dropped_read_modify_write_is_not_cut_in_two() {
 }
 
 #[test]
-fn a_write_behind_a_dropped_one_still_waits_for_it() {
+fn a_write_after_a_dropped_one_still_waits_for_it() {
     let rig = Rig::new(direct(4096));
     rig.disk.hold_all();
     let dropped = rig.start_write(0, b"dropped");
@@ -71,7 +71,7 @@ fn settle_waits_for_what_was_dropped() {
 }
 
 #[test]
-fn a_dropped_settle_leaves_nothing_behind() {
+fn a_dropped_settle_leaves_nothing() {
     let rig = Rig::new(plain(4096));
     rig.disk.hold_all();
     let write = rig.start_write(0, b"x");
@@ -216,7 +216,7 @@ fn dropping_the_context_with_requests_in_flight_drops_everything() {
     rig.disk.hold_all();
     let requests = [
         rig.start_write(3, b"held"),
-        rig.start_write(9, b"waits behind it"),
+        rig.start_write(9, b"waits after it"),
     ];
     let section = rig.node.drain_begin();
     let gated = rig.start_write(0, &[1; 512]);

@@ -30,7 +30,7 @@ fn zero(rig: &Rig, at: u64, len: u64, flags: ZeroFlags) -> block_core::Result<()
 }
 
 #[test]
-fn a_fua_write_is_the_drivers_where_it_can_and_a_flush_behind_it_where_not() {
+fn a_fua_write_is_the_drivers_where_it_can_and_a_flush_after_it_where_not() {
     let write = |rig: &Rig, at| rig.run(rig.node.pwrite(DiskOffset(at), &[1; 512], FUA));
     let rig = Rig::new(with_fua(direct(8192)));
     write(&rig, 0).expect("written");
@@ -167,7 +167,7 @@ fn a_flush_reports_its_own_error_and_the_next_one_tries_again() {
 
 #[test]
 fn a_fua_change_that_set_the_length_back_makes_the_length_stable_too() {
-    // The driver's FUA covers the padded write, not the truncate behind it.
+    // The driver's FUA covers the padded write, not the truncate after it.
     let flags = ZeroFlags {
         fua: true,
         ..Default::default()

@@ -1,4 +1,4 @@
-//! The way into a node: drained sections, and requests of nodes that are closed or that nobody drives.
+//! The way into a node: drained sections, and requests of nodes that are closed or that are not driven.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn a_newcomer_does_not_pass_those_that_waited_for_the_end_of_a_drained_section()
 
 /// The gate shuts again before those that were woken have run.
 #[test]
-fn a_section_that_begins_at_once_after_another_lets_nobody_slip_through() {
+fn a_section_that_begins_at_once_after_another_lets_no_task_slip_through() {
     let rig = Rig::new(plain(4096));
     let first = rig.run(rig.node.drain_begin()).expect("quiet");
     let waiting: Vec<_> = (0..3).map(|i| rig.start_write(i, &[7])).collect();
@@ -172,9 +172,9 @@ fn a_dropped_close_goes_on() {
     assert_eq!(rig.run(rig.node.close()), Ok(()));
 }
 
-/// Outside of block_on, by_hand and drive nobody runs the context.
+/// Outside of block_on, by_hand and drive the context is not driven.
 #[test]
-fn a_request_that_would_wait_while_nobody_drives_is_refused_and_still_ends_when_somebody_does() {
+fn a_request_that_would_wait_while_it_is_not_driven_is_refused_and_still_ends_when_it_is_driven() {
     let rig = Rig::new(plain(4096));
     let node = &rig.node;
     let write = node.pwrite(DiskOffset(0), b"now", WriteFlags::default());
@@ -196,7 +196,7 @@ fn a_request_that_would_wait_while_nobody_drives_is_refused_and_still_ends_when_
 }
 
 #[test]
-fn zeroes_of_no_bytes_wait_for_nobody_but_the_gate() {
+fn zeroes_of_no_bytes_wait_for_no_task_but_the_gate() {
     let rig = Rig::new(direct(4096));
     rig.disk.hold_all();
     let modify = rig.start_write(3, b"read, modify, write");
@@ -221,7 +221,7 @@ fn the_length_is_told_in_a_drained_section_after_a_change_that_failed_too() {
         });
         rig.disk.fail_nth(op, 0, block_core::Errno::NOSPC);
         let failed = match op {
-            Op::Write => rig.write(5000, b"behind the end"),
+            Op::Write => rig.write(5000, b"past the end"),
             Op::WriteZeroes => {
                 let zeroes = ZeroFlags::default();
                 rig.run(rig.node.pwrite_zeroes(DiskOffset(5000), 9, zeroes))
@@ -234,7 +234,7 @@ fn the_length_is_told_in_a_drained_section_after_a_change_that_failed_too() {
         assert_eq!(
             length.result(),
             Some(Ok(4096)),
-            "{op}: whoever holds the section would wait for itself"
+            "{op}: the holder of the section would wait for itself"
         );
         drop(section);
     }

@@ -258,8 +258,8 @@ fn a_user_does_what_it_took_the_permission_for_and_nothing_else() {
         .expect("alone");
     rig.run(writer.pwrite(DiskOffset(4090), b"inside", WriteFlags::default()))
         .expect("inside");
-    let behind = writer.pwrite(DiskOffset(4090), b"outside", WriteFlags::default());
-    assert_eq!(cause(rig.run(behind)), no("resize"));
+    let after = writer.pwrite(DiskOffset(4090), b"outside", WriteFlags::default());
+    assert_eq!(cause(rig.run(after)), no("resize"));
     let zeroes = writer.pwrite_zeroes(DiskOffset(4090), 7, ZeroFlags::default());
     assert_eq!(cause(rig.run(zeroes)), no("resize"));
     assert_eq!(cause(rig.run(writer.truncate(to(1)))), no("resize"));
@@ -267,7 +267,7 @@ fn a_user_does_what_it_took_the_permission_for_and_nothing_else() {
 }
 
 #[test]
-fn a_read_only_node_lets_nobody_take_a_writers_permissions() {
+fn a_read_only_node_lets_no_task_take_a_writers_permissions() {
     let rig = Rig::with(plain(4096), |b| b.read_only(true));
     let refused = rig.node.attach("writer", Permissions::writer()).map(drop);
     assert_eq!(refused, Err(error(Op::Lock, 0, 0, Cause::ReadOnly)));

@@ -134,7 +134,7 @@ fn a_read_sees_an_unaligned_write_that_was_called_before_it_and_none_called_afte
 }
 
 #[test]
-fn a_failed_write_lets_those_behind_it_go_on() {
+fn a_failed_write_lets_those_after_it_go_on() {
     let rig = Rig::new(direct(4096));
     rig.disk.hold_all();
     let first = rig.start_write(10, b"first");
@@ -148,7 +148,7 @@ fn a_failed_write_lets_those_behind_it_go_on() {
 }
 
 #[test]
-fn a_growing_disk_keeps_every_byte_of_writes_behind_its_end() {
+fn a_growing_disk_keeps_every_byte_of_writes_past_its_end() {
     // Padding and cutting back must not take away what another write has put there meanwhile.
     let rig = Rig::new(TestDiskOptions {
         grows: true,

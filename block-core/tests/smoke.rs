@@ -48,12 +48,12 @@ impl BlockDriver for Memory {
     async fn preadv(&self, at: DiskOffset, mut dst: ReadVector) -> (ReadVector, Result<()>) {
         self.note(Op::Read, at, dst.len());
         let bytes = self.bytes.borrow();
-        let mut behind = bytes.get(at.0 as usize..).unwrap_or(&[]);
+        let mut after = bytes.get(at.0 as usize..).unwrap_or(&[]);
         for part in dst.parts_mut() {
-            let (now, later) = behind.split_at(behind.len().min(part.len()));
+            let (now, later) = after.split_at(after.len().min(part.len()));
             part.fill(0);
             part[..now.len()].copy_from_slice(now);
-            behind = later;
+            after = later;
         }
         (dst, Ok(()))
     }
@@ -78,7 +78,7 @@ impl BlockDriver for Memory {
     }
 }
 
-/// Bytes at odd places, near and behind an end that is no multiple of the block, against a plain byte array.
+/// Bytes at odd places, near and past an end that is no multiple of the block, against a plain byte array.
 #[test]
 fn odd_writes_on_a_driver_of_whole_blocks_equal_a_byte_array() {
     let context = AioContext::new().expect("a context");

@@ -248,7 +248,7 @@ fn each_call_can_fail_and_changes_nothing_then() {
 }
 
 #[test]
-fn a_snapshot_is_made_behind_earlier_requests_and_before_later_ones() {
+fn a_snapshot_is_made_after_earlier_requests_and_before_later_ones() {
     let rig = Rig::new(imaged(100));
     rig.disk.hold_all();
     let earlier = rig.start_write(0, b"earlier");
@@ -274,7 +274,7 @@ fn a_snapshot_is_made_behind_earlier_requests_and_before_later_ones() {
 }
 
 #[test]
-fn requests_behind_a_goto_are_checked_against_the_snapshots_length() {
+fn requests_after_a_goto_are_checked_against_the_snapshots_length() {
     let rig = Rig::new(imaged(1000));
     create(&rig, "short");
     rig.run(rig.node.truncate(to(3000))).expect("longer");

@@ -149,7 +149,7 @@ fn check(rig: &Rig, calls: Vec<Call>, seed: u64, faulty: bool, seen: &mut Seen) 
         match call {
             Call::Change(at, bytes, future) => {
                 let range = &mut model[at as usize..][..bytes.len()];
-                // Nobody knows how a dropped one ended, unless nothing can have failed.
+                // It is not known how a dropped one ended, unless nothing can have failed.
                 let result = match future {
                     Some(future) => Some(future.result().expect("everything has ended")),
                     None => (!faulty).then_some(Ok(())),

@@ -95,7 +95,7 @@ fn no_fallback_fails_before_any_byte_has_changed() {
 }
 
 #[test]
-fn zeroes_behind_the_end_make_a_disk_longer_to_the_byte() {
+fn zeroes_past_the_end_make_a_disk_longer_to_the_byte() {
     for supported in [true, false] {
         let rig = Rig::new(TestDiskOptions {
             grows: true,

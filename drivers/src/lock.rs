@@ -11,8 +11,8 @@
 //!    3     resize             103                203
 //!
 //!   1. lock 100 + bit for what I do, 200 + bit for what I do not want others to do
-//!   2. is anybody on 200 + bit, for what I do?             then somebody does not share it
-//!   3. is anybody on 100 + bit, for what I do not share?   then somebody does it
+//!   2. is a lock on 200 + bit, for what I do?             then its holder does not share it
+//!   3. is a lock on 100 + bit, for what I do not share?   then its holder does it
 //!   4. if so: unlock, fail, and name the permission
 //! ```
 //!
@@ -96,8 +96,8 @@ pub(crate) fn acquire(file: &File, permissions: Permissions) -> Result<(), LockE
     let not_shared = !permissions.shared;
     let taken = lock_bytes(file, HELD, permissions.perm)
         .and_then(|()| lock_bytes(file, NOT_SHARED, not_shared))
-        .and_then(|()| nobody_on(file, NOT_SHARED, permissions.perm, LockReason::NotShared))
-        .and_then(|()| nobody_on(file, HELD, not_shared, LockReason::Held));
+        .and_then(|()| no_lock_on(file, NOT_SHARED, permissions.perm, LockReason::NotShared))
+        .and_then(|()| no_lock_on(file, HELD, not_shared, LockReason::Held));
     if taken.is_err() {
         release(file, permissions);
     }
@@ -117,7 +117,7 @@ pub(crate) fn release(file: &File, permissions: Permissions) {
 fn lock_bytes(file: &File, first: i64, set: Perms) -> Result<(), LockError> {
     for (byte, permission) in bytes(first, set) {
         set_lock(file, byte, libc::F_RDLCK).map_err(|errno| match errno {
-            // Somebody has a write lock there: not QEMU, but surely not sharing either.
+            // Another process has a write lock there: not QEMU, but surely not sharing either.
             nix::Error::EAGAIN | nix::Error::EACCES => LockError::Conflict(LockConflict {
                 permission,
                 reason: LockReason::NotShared,
@@ -129,7 +129,7 @@ fn lock_bytes(file: &File, first: i64, set: Perms) -> Result<(), LockError> {
 }
 
 /// Fails if another open file description has a lock on the byte of a permission in `set`.
-fn nobody_on(file: &File, first: i64, set: Perms, reason: LockReason) -> Result<(), LockError> {
+fn no_lock_on(file: &File, first: i64, set: Perms, reason: LockReason) -> Result<(), LockError> {
     for (byte, permission) in bytes(first, set) {
         let mut probe = one_byte(byte, libc::F_WRLCK);
         fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe)).map_err(refused)?;

@@ -26,7 +26,7 @@ pub struct RawOptions {
 
 /// A window on a child.
 ///
-/// Calls are passed to the child; whoever drops their futures lets them run on there.
+/// Calls are passed to the child; a dropped future runs on there.
 pub struct RawDriver {
     file: BlockChild,
     offset: u64,
@@ -39,7 +39,7 @@ impl RawDriver {
         let RawOptions { offset, size } = options;
         let refuse = |cause| Err(BlockError::new(Op::Open, offset, size.unwrap_or(0), cause));
         if file.format_name() == vmstate_file::NAME {
-            // Vmstate calls would be passed down to it, though nobody chose it as their target.
+            // Vmstate calls would be passed down to it, though no task chose it as their target.
             return refuse(Cause::Driver(
                 "a vmstate-file holds no disk for raw to show".into(),
             ));
@@ -55,7 +55,7 @@ impl RawDriver {
         }
     }
 
-    /// The child's offset of the range; a window with a size ends there, whoever asks.
+    /// The child's offset of the range; a window with a size ends there.
     fn place(&self, op: Op, at: DiskOffset, len: u64) -> Result<DiskOffset> {
         let refuse = |cause| Err(BlockError::new(op, at.0, len, cause));
         match (

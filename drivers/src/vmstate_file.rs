@@ -1,4 +1,4 @@
-//! `vmstate-file`: a plain file that holds one saved machine state. No QEMU counterpart; it is what `migrate file:` leaves behind.
+//! `vmstate-file`: a plain file that holds one saved machine state. No QEMU counterpart; it is what `migrate file:` leaves.
 //!
 //! ```text
 //!   vmstate position      0 ............................ length
@@ -24,7 +24,7 @@ pub(crate) const NAME: &str = "vmstate-file";
 
 /// One saved machine state in a child, which should be a [`FileDriver`](crate::FileDriver)'s node that may grow.
 ///
-/// Calls are passed to the child as they are; whoever drops their futures lets them run on there. Positions that are a multiple of the
+/// Calls are passed to the child as they are; a dropped future runs on there. Positions that are a multiple of the
 /// child's request alignment cost no read.
 pub struct VmstateFileDriver {
     file: BlockChild,
@@ -152,7 +152,7 @@ impl BlockDriver for VmstateFileDriver {
 impl VmstateFileDriver {
     /// Makes the child reach to the end of the block in which a save ends.
     ///
-    /// The child is cut nowhere: the new length is behind everything that an earlier save claimed, and the child does later saves after
+    /// The child is cut nowhere: the new length is past everything that an earlier save claimed, and the child does later saves after
     /// the change of length.
     async fn make_room(&self, end: u64) -> Result<()> {
         let alignment = u64::from(self.file.limits().request_alignment);
@@ -229,7 +229,7 @@ impl VmstateFileDriver {
         change
     }
 
-    /// Reads what the child has, and zeroes behind its end. The child is not asked for a byte behind its end.
+    /// Reads what the child has, and zeroes past its end. The child is not asked for a byte past its end.
     async fn read_clipped(&self, at: u64, mut dst: ReadVector) -> (ReadVector, Result<()>) {
         let length = match self.readable_length().await {
             Ok(length) => length,

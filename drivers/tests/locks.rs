@@ -98,7 +98,7 @@ fn the_locked_bytes_are_100_for_what_is_held_and_200_for_what_is_not_shared() {
     for permissions in all_permissions() {
         let file = bench
             .open(bench.options(permissions))
-            .expect("nobody else is here");
+            .expect("nothing else is here");
         assert!(file.is_locked());
         let mut expected = BTreeSet::new();
         for (bit, perm, _) in Perms::EACH {
@@ -152,7 +152,7 @@ fn two_opens_of_one_process_conflict_exactly_where_their_permissions_do() {
     for (first, second) in shuffled.chain(with_usual) {
         let holder = bench
             .open(bench.options(first))
-            .expect("nobody else is here");
+            .expect("nothing else is here");
         let before = locked(&bench.path());
         match (bench.open(bench.options(second)), first.conflict(&second)) {
             (Ok(_), None) => (),
@@ -222,7 +222,7 @@ fn a_conflict_is_told_with_the_file_and_the_permission() {
 }
 
 #[test]
-fn without_locking_nothing_is_locked_and_nobody_is_kept_out() {
+fn without_locking_nothing_is_locked_and_no_task_is_kept_out() {
     let bench = Bench::new();
     let _writer = bench
         .open(bench.options(Permissions::writer()))
@@ -240,7 +240,7 @@ fn without_locking_nothing_is_locked_and_nobody_is_kept_out() {
     assert_eq!(
         locked(&bench.path()),
         before,
-        "and it takes nobody's lock with it"
+        "and it takes no other lock with it"
     );
 }
 
@@ -292,7 +292,7 @@ fn no_lock_stays_on_a_duplicate_of_the_descriptor() {
     };
     let ours = open();
     for close in [true, false] {
-        let driver = adopt(&ours).expect("nobody else is here");
+        let driver = adopt(&ours).expect("nothing else is here");
         let held = locked(&bench.path());
         assert_eq!(held.len(), 5);
         // One that is refused leaves none either.

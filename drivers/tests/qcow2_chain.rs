@@ -96,7 +96,7 @@ impl Bench {
             .windows(4)
             .position(|word| word == 0xe279_2aca_u32.to_be_bytes())
             .expect("the extension");
-        bytes[at..at + 4].copy_from_slice(b"none"); // of a type that nobody knows, and so kept
+        bytes[at..at + 4].copy_from_slice(b"none"); // of a type that is not known, and so kept
         fs::write(self.path(name), bytes).expect("an image");
     }
 
@@ -125,7 +125,7 @@ impl Bench {
         })
     }
 
-    /// Nobody has a lock on any file of the folder.
+    /// No task has a lock on any file of the folder.
     fn nothing_is_open(&self) {
         for entry in fs::read_dir(self.folder.path()).expect("a folder") {
             let path = entry.expect("an entry").path();
@@ -375,7 +375,7 @@ fn names_that_are_protocols_are_refused_by_name() {
             other => panic!("{name}: {other}"),
         }
     }
-    // A colon behind a slash is part of a file's name.
+    // A colon after a slash is part of a file's name.
     bench.raw("a:b", 3);
     bench.image("top.qcow2", "./a:b", "raw");
     assert_eq!(

@@ -101,7 +101,7 @@ pub fn qemu_io(image: &Path, commands: &[String]) -> String {
 /// The bytes that `qemu-io` dumped: lines of an offset, 16 bytes in hex, and text.
 ///
 /// # Panics
-/// If there is another line with two spaces behind a colon.
+/// If there is another line with two spaces after a colon.
 pub fn dumped_bytes(dump: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in dump.lines() {

@@ -107,7 +107,7 @@ fn in_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The first path segments behind `std::`: one name, or those of a group in braces.
+/// The first path segments after `std::`: one name, or those of a group in braces.
 fn first_segments(rest: &str) -> Vec<&str> {
     let Some(group) = rest.strip_prefix('{') else {
         return vec![word_at_start(rest)];

@@ -1,4 +1,4 @@
-//! Tests that need a program of somebody else's, or a right that not everybody has.
+//! Tests that need an outside program, or a right that not every user has.
 //!
 //! Such a test is a libtest-mimic trial in a file with `harness = false`. Where its tool is missing it is listed as ignored, with the
 //! tool's name, so that a run without QEMU does not look like a run with it. With `CI=true` in the environment a missing tool is a
@@ -18,7 +18,7 @@ use crate::files::SmallDisk;
 pub enum Need {
     /// A program on the `PATH`. Missing: ignored, or a failure where `CI=true`.
     Tool(&'static str),
-    /// The right to mount a file system. Missing: ignored, also in CI, which may well run as somebody else or in a container.
+    /// The right to mount a file system. Missing: ignored, also in CI, which may well run as another user or in a container.
     Mount,
 }
 

@@ -233,7 +233,7 @@ impl Pair {
     fn they_come_second(self, conflict: bool) {
         let bench = Bench::new(self.format);
         let permissions = (self.ours.permissions)();
-        let file = bench.open(permissions).expect("nobody else is here");
+        let file = bench.open(permissions).expect("nothing else is here");
         assert_eq!(bench.locked_by_us(), bytes(permissions));
         let output = bench.run_once(self.tool);
         let words = String::from_utf8_lossy(&output.stderr);
@@ -286,11 +286,7 @@ impl Pair {
             bytes(self.theirs),
             "their locks are as they were"
         );
-        assert_eq!(
-            bench.locked_by_us(),
-            BTreeSet::new(),
-            "we leave none behind"
-        );
+        assert_eq!(bench.locked_by_us(), BTreeSet::new(), "we leave none");
         drop(holder);
         bench
             .open((self.ours.permissions)())

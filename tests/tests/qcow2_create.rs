@@ -288,7 +288,7 @@ impl Bench {
         let node = builder.open(&self.context.handle(), driver).await;
         let node = node.expect("a node");
         node.attach("create", Permissions::writer())
-            .expect("nobody else")
+            .expect("nothing else")
     }
 
     fn info(&self, folder: &str) -> Value {

@@ -79,7 +79,7 @@ const SAME: &[(&str, &[Change])] = &[
         "backing name at the end of the cluster, empty",
         &[(8, &q(65536))],
     ),
-    ("backing name behind the cluster", &[(8, &q(65537))]),
+    ("backing name past the cluster", &[(8, &q(65537))]),
     ("backing name far away", &[(8, &q(1 << 40)), (16, &w(5))]),
     (
         "backing name of 1023 bytes",
@@ -172,7 +172,7 @@ const SAME: &[(&str, &[Change])] = &[
     ("zstd without its bit", &[(104, &[1])]),
     ("zstd with its bit", &[(104, &[1]), (72, &q(8))]),
     ("an unknown compression", &[(104, &[2]), (72, &q(8))]),
-    ("something behind the compression type", &[(105, &[7; 7])]),
+    ("something after the compression type", &[(105, &[7; 7])]),
     (
         "zstd in a header of 104 bytes",
         &[(100, &w(104)), (104, &[1]), (72, &q(8))],
@@ -253,12 +253,9 @@ const READ_ONLY: &[(&str, &[Change])] = &[
     ("an L1 table on the header", &[(40, &q(0))]),
     ("an L1 table on the refcount table", &[(40, &q(0x10000))]),
     ("a refcount table on the header", &[(48, &q(0))]),
+    ("an L1 table past the end of the file", &[(40, &q(1 << 40))]),
     (
-        "an L1 table behind the end of the file",
-        &[(40, &q(1 << 40))],
-    ),
-    (
-        "a refcount table behind the end of the file",
+        "a refcount table past the end of the file",
         &[(48, &q(1 << 40))],
     ),
 ];

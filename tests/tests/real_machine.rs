@@ -47,12 +47,12 @@ fn main() -> ExitCode {
             killed_half_way,
         ),
         tools::trial(
-            "a save into a full disk leaves nothing behind and the second machine refuses",
+            "a save into a full disk leaves nothing and the second machine refuses",
             &[QEMU, Need::Mount],
             full_disk,
         ),
         tools::trial(
-            "a save beyond the file-size limit leaves nothing behind and the second machine refuses",
+            "a save beyond the file-size limit leaves nothing and the second machine refuses",
             &[QEMU],
             file_size_limit,
         ),

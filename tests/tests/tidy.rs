@@ -193,7 +193,7 @@ fn every_dependency_is_used() {
     assert_eq!(unused, [""; 0]);
 }
 
-/// A renamed test would otherwise leave a promise behind that nothing keeps.
+/// A renamed test would otherwise leave a promise that nothing keeps.
 #[test]
 fn every_test_that_the_documents_name_exists() {
     let mut sources = String::new();
@@ -259,7 +259,7 @@ fn the_readme_gives_two_commands_and_ci_runs_exactly_these() {
 }
 
 #[test]
-fn no_file_names_a_folder_of_somebodys_machine() {
+fn no_file_names_a_folder_of_anothers_machine() {
     let folders = ["home", "root", "work"].map(|name| format!("/{name}/"));
     let mut found = Vec::new();
     let mut seen = 0;

@@ -13,7 +13,7 @@ pub(crate) struct Area {
     next_flight: Cell<u64>,
     /// Woken, all of them, whenever a flight ends.
     pub(crate) changed: CoQueue,
-    /// Highest end of any driver write that was ever started here, by any save. Behind it nothing was ever written.
+    /// Highest end of any driver write that was ever started here, by any save. Past it nothing was ever written.
     pub(crate) driver_end: Cell<u64>,
     /// Grows whenever a save begins or ends: what was read before is void.
     pub(crate) epoch: Cell<u64>,

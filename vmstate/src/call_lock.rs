@@ -1,7 +1,7 @@
 //! Taking turns: a fair lock, and a way to wait for it without standing in line.
 //!
 //! A future that stands in line may be handed the lock while its owner does not poll it, and then everybody waits for it. Calls that are
-//! awaited stand in line; those behind `poll_write` and `poll_read`, which their owners may leave unpolled, try again when a turn ends.
+//! awaited stand in line; those inside `poll_write` and `poll_read`, which their owners may leave unpolled, try again when a turn ends.
 
 use aio_task::{CoMutex, CoMutexGuard, CoQueue};
 
@@ -13,7 +13,7 @@ pub(crate) struct TurnLock {
 }
 
 /// The turn, until dropped.
-#[must_use = "dropped at once, it is nobody's turn"]
+#[must_use = "dropped at once, the turn ends"]
 pub(crate) struct Turn<'a> {
     // Fields drop in this order: those woken find the lock free.
     _guard: CoMutexGuard<'a, ()>,
@@ -35,7 +35,7 @@ impl TurnLock {
         self.with(self.lock.lock().await)
     }
 
-    /// The turn, if nobody has it or stands in line.
+    /// The turn, if it is free and the line is empty.
     pub(crate) fn try_take(&self) -> Option<Turn<'_>> {
         self.lock.try_lock().map(|guard| self.with(guard))
     }

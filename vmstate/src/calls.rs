@@ -51,7 +51,7 @@ pub async fn finalize_vmstate(node: &BlockNode) -> Result<u64> {
 }
 
 /// Reads into `dst`; QEMU's `bdrv_load_vmstate`. Returns how many bytes were copied: fewer than asked where the end comes first, 0 at or
-/// behind it. During a save it sees all accepted bytes. Where neither a save nor the driver knows the end, `dst` is filled by one
+/// past it. During a save it sees all accepted bytes. Where neither a save nor the driver knows the end, `dst` is filled by one
 /// unbuffered driver call.
 pub async fn load_vmstate(
     node: &BlockNode,
@@ -69,7 +69,7 @@ pub async fn load_vmstate(
     }
 }
 
-/// [`load_vmstate`] into a vector, which comes back. Bytes behind the returned count are unchanged.
+/// [`load_vmstate`] into a vector, which comes back. Bytes after the returned count are unchanged.
 pub async fn load_vmstate_vector(
     node: &BlockNode,
     at: impl Into<VmstateOffset>,
@@ -112,7 +112,7 @@ fn existing(node: &BlockNode) -> Option<Rc<Extension>> {
     node.vmstate_node()?.extension()
 }
 
-/// The node's read-ahead, begun if need be; `None` where nobody knows the end.
+/// The node's read-ahead, begun if need be; `None` if the end is not known.
 async fn reader(node: &BlockNode, extension: &Extension) -> Result<Option<Rc<LoadSession>>> {
     if let Some(load) = &*extension.load.borrow() {
         return Ok(Some(load.clone()));

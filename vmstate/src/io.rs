@@ -251,7 +251,7 @@ impl AsyncRead for VmstateReader {
     }
 }
 
-/// `SeekFrom::End` counts from the state's end. Positions behind it are allowed, and read as the end.
+/// `SeekFrom::End` counts from the state's end. Positions past it are allowed, and read as the end.
 impl AsyncSeek for VmstateReader {
     fn poll_seek(
         mut self: Pin<&mut Self>,

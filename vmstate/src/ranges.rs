@@ -20,17 +20,14 @@ impl Ranges {
     /// Anywhere: joins all ranges that `new` overlaps or touches.
     fn merge(&mut self, new: Range<u32>) {
         let first = self.0.partition_point(|r| r.end < new.start);
-        let behind = self.0.partition_point(|r| r.start <= new.end);
-        let Some(joined) = self.0[first..behind]
-            .first()
-            .map(|r| r.start.min(new.start))
-        else {
+        let after = self.0.partition_point(|r| r.start <= new.end);
+        let Some(joined) = self.0[first..after].first().map(|r| r.start.min(new.start)) else {
             self.0.insert(first, new);
             return;
         };
-        let end = self.0[behind - 1].end.max(new.end);
+        let end = self.0[after - 1].end.max(new.end);
         self.0[first] = joined..end;
-        self.0.drain(first + 1..behind);
+        self.0.drain(first + 1..after);
     }
 
     /// True if every byte of `range` is in the set.

@@ -140,7 +140,7 @@ fn every_future_of_a_save_may_be_dropped_after_every_poll() {
     }
 }
 
-/// The same, and then nobody finalizes.
+/// The same, and then no task finalizes.
 #[test]
 fn after_every_drop_the_save_may_be_abandoned() {
     for (name, case) in SAVE_CASES {

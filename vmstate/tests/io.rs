@@ -72,7 +72,7 @@ fn a_poll_write_that_returned_pending_has_taken_nothing() {
 }
 
 #[test]
-fn a_pending_poll_write_that_nobody_polls_again_stops_nobody() {
+fn a_pending_poll_write_that_no_task_polls_again_stops_no_task() {
     let bench = Bench::new();
     bench.disk.hold(Op::SaveVmstate, 0..u64::MAX);
     let mut writer = writer(&bench, small(1));
@@ -298,7 +298,7 @@ fn undriven_reads_say_so_and_lose_nothing() {
         .expect("opens");
     let mut bytes = [0; 10];
     assert_eq!(load.try_read(0, &mut bytes), Ok(None));
-    let error = futures::executor::block_on(load.read(0, &mut bytes)).expect_err("nobody drives");
+    let error = futures::executor::block_on(load.read(0, &mut bytes)).expect_err("not driven");
     assert_eq!(error.cause, Cause::NotDriven);
     assert_eq!(bench.run(load.read(0, &mut bytes)), Ok(10));
     assert!(bytes[..] == pattern(1, 0, 10));

@@ -5,12 +5,12 @@
 //! | eight chunks are read ahead, a read waits for a loading one | `eight_chunks_are_read_ahead_of_the_readers_own`, `a_read_waits_for_the_chunk_it_needs_and_no_other` |
 //! | a consumed chunk is reused for the next position | `a_consumed_chunk_makes_room_for_the_next`, `a_load_has_one_buffer_per_worker_and_one` |
 //! | read-ahead only from 0 | `read_ahead_begins_wherever_the_reader_does` |
-//! | reads past the end | `no_driver_read_touches_a_block_behind_the_last_bytes`, `a_read_across_the_end_is_short_and_one_behind_it_is_empty` |
+//! | reads past the end | `no_driver_read_touches_a_block_past_the_last_bytes`, `a_read_across_the_end_is_short_and_one_after_it_is_empty` |
 //! | the end is known | `the_length_is_the_drivers_or_the_callers`, `without_a_length_the_load_asks_for_one` |
-//! | any chunk's error fails the load | `an_error_comes_when_the_reader_reaches_its_chunk_and_not_before`, `after_an_error_a_read_tries_again`, `a_failed_chunk_nobody_reaches_is_nobodys_error` |
+//! | any chunk's error fails the load | `an_error_comes_when_the_reader_reaches_its_chunk_and_not_before`, `after_an_error_a_read_tries_again`, `a_failed_chunk_no_task_reaches_is_no_tasks_error` |
 //! | a read elsewhere leaves later ones slow | `after_a_seek_read_ahead_begins_again_there`, `chunks_that_a_seek_left_in_flight_are_no_answers` |
 //! | a save voids what was read | `a_save_voids_what_was_read_before_it`, `a_load_during_a_save_sees_its_bytes` |
-//! | positions, drain, drop | `positions_past_the_largest_offset_are_refused`, `a_drained_node_is_quiet`, `a_dropped_load_leaves_nothing_behind` |
+//! | positions, drain, drop | `positions_past_the_largest_offset_are_refused`, `a_drained_node_is_quiet`, `a_dropped_load_leaves_nothing` |
 
 mod support;
 
@@ -156,7 +156,7 @@ fn read_ahead_begins_wherever_the_reader_does() {
 }
 
 #[test]
-fn no_driver_read_touches_a_block_behind_the_last_bytes() {
+fn no_driver_read_touches_a_block_past_the_last_bytes() {
     for len in [
         1,
         BLOCK,
@@ -183,7 +183,7 @@ fn no_driver_read_touches_a_block_behind_the_last_bytes() {
 }
 
 #[test]
-fn a_read_across_the_end_is_short_and_one_behind_it_is_empty() {
+fn a_read_across_the_end_is_short_and_one_after_it_is_empty() {
     let bench = with_state(CELL + 100);
     let load = open(&bench, small_load(2));
     let mut bytes = vec![0xee; 32 << 10];
@@ -303,7 +303,7 @@ fn after_an_error_a_read_tries_again() {
 }
 
 #[test]
-fn a_failed_chunk_nobody_reaches_is_nobodys_error() {
+fn a_failed_chunk_no_task_reaches_is_no_tasks_error() {
     let bench = with_state(6 * CELL);
     bench
         .disk
@@ -446,7 +446,7 @@ fn a_drained_node_is_quiet() {
 }
 
 #[test]
-fn a_dropped_load_leaves_nothing_behind() {
+fn a_dropped_load_leaves_nothing() {
     let bench = with_state(20 * CELL);
     bench.disk.hold(Op::LoadVmstate, 0..u64::MAX);
     let load = open(&bench, small_load(4));

@@ -16,7 +16,7 @@
 //! | two writers at once | `two_writers_at_once_both_arrive_whole` |
 //! | an unaligned tail is read and merged | `an_unaligned_tail_is_padded_and_not_read`, `a_partial_block_before_stored_bytes_is_merged` |
 //! | zeroes that a later buffer overwrites | `an_unaligned_end_of_one_stream_is_not_padded_before_the_rest_comes` |
-//! | a later write inside the tail's block | `a_write_behind_a_flushed_tail_reads_nothing` |
+//! | a later write inside the tail's block | `a_write_after_a_flushed_tail_reads_nothing` |
 //! | many partial blocks | `scattered_bytes_arrive_though_more_blocks_are_partial_than_are_kept` |
 //! | a dropped future loses a buffer | `a_dropped_write_keeps_exactly_its_prefix` |
 //! | a dropped finalize | `a_length_told_by_a_dropped_finalize_cuts_nothing_off_the_next_save`, `after_a_dropped_finalize_the_save_may_go_on`, `finalize_waits_for_what_a_cancelled_save_left_in_flight_anywhere` |
@@ -46,7 +46,7 @@ fn write(bench: &Bench, save: &Rc<VmstateSave>, at: u64, bytes: &[u8]) {
     bench.run(save.write(at, bytes)).expect("accepted");
 }
 
-/// `try_write` while somebody drives the context.
+/// `try_write` while the context is driven.
 fn try_write(
     bench: &Bench,
     save: &VmstateSave,
@@ -437,7 +437,7 @@ fn interleaved_streams_fill_a_buffer_each() {
         ..Default::default()
     };
     let save = begin(&bench, options);
-    // Pages at ascending places with gaps; behind them small stream pieces.
+    // Pages at ascending places with gaps; after them small stream pieces.
     let (mut page, mut piece) = (0, 1 << 30);
     let mut pages = Vec::new();
     for i in 0..600_u64 {
@@ -735,7 +735,7 @@ fn an_unaligned_end_of_one_stream_is_not_padded_before_the_rest_comes() {
 }
 
 #[test]
-fn a_write_behind_a_flushed_tail_reads_nothing() {
+fn a_write_after_a_flushed_tail_reads_nothing() {
     let bench = Bench::new();
     let save = begin(&bench, small(4));
     write(&bench, &save, 0, &pattern(1, 0, 1000));
@@ -839,10 +839,7 @@ fn finalize_waits_for_what_a_cancelled_save_left_in_flight_anywhere() {
         let second = second.clone();
         async move { second.finalize().await }
     });
-    assert!(
-        !end.is_done(),
-        "the old bytes would land behind the new end"
-    );
+    assert!(!end.is_done(), "the old bytes would land past the new end");
     bench.release_everything();
     assert_eq!(end.done(), Ok(100));
     assert_same(&bench.disk.vmstate_contents(), &pattern(2, 0, 100));

@@ -1,4 +1,4 @@
-//! Whole named saves: all or nothing, whatever fails and whoever leaves.
+//! Whole named saves: all or nothing, whatever fails or is dropped.
 
 mod support;
 
@@ -603,7 +603,7 @@ fn a_node_that_closes_under_a_save_reports_it_and_the_save_fails() {
 }
 
 #[test]
-fn a_save_that_nobody_drives_ends_when_somebody_does() {
+fn a_save_that_is_not_driven_ends_when_it_is_driven() {
     let bench = Bench::with_snapshots();
     let save = begin(&bench, "x");
     bench
@@ -618,7 +618,7 @@ fn a_save_that_nobody_drives_ends_when_somebody_does() {
 }
 
 #[test]
-fn a_save_dropped_while_nobody_drives_harms_no_later_one() {
+fn a_save_dropped_while_it_is_not_driven_harms_no_later_one() {
     let bench = Bench::with_snapshots();
     let save = begin(&bench, "x");
     bench
@@ -665,7 +665,7 @@ fn a_stream_becomes_a_snapshot() {
 }
 
 #[test]
-fn a_stream_that_breaks_leaves_nothing_behind() {
+fn a_stream_that_breaks_leaves_nothing() {
     let of_node = BlockError::new(Op::LoadVmstate, 5, 6, Cause::Os(Errno::NOSPC));
     let carried: io::Error = of_node.clone().into();
     let system = io::Error::from_raw_os_error(Errno::IO.0);

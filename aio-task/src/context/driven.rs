@@ -1,4 +1,4 @@
-//! Waits that end when nobody is left to end them.
+//! Waits that end when nothing is left to end them.
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ pub struct NotDriven;
 
 impl fmt::Display for NotDriven {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nobody drives the context: it is neither in block_on nor hosted, or has gone")
+        f.write_str("the context is not driven: it is neither in block_on nor hosted, or has gone")
     }
 }
 

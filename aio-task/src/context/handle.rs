@@ -24,7 +24,7 @@ pub struct AioHandle {
 }
 
 impl AioHandle {
-    /// Spawns a task. It is queued behind what is queued already and never polled inside this call.
+    /// Spawns a task. It is queued after what is queued already and never polled inside this call.
     ///
     /// Dropping the handle cancels the task. Once the context has gone, `future` is dropped by this call and the handle resolves to
     /// [`JoinError::Cancelled`](crate::JoinError::Cancelled).
@@ -51,13 +51,13 @@ impl AioHandle {
         JoinHandle::of(task)
     }
 
-    /// Whether somebody drives the context: is in `block_on`, or holds a `Drive` or `ByHand`.
+    /// Whether the context is driven: a caller is in `block_on`, or holds a `Drive` or `ByHand`.
     pub fn is_driven(&self) -> bool {
         self.open_core().is_some_and(|core| core.drivers.get() > 0)
     }
 
-    /// `future`, as long as somebody drives the context. When it is pending and nobody drives the context (also when the last
-    /// driver leaves later), the result is [`NotDriven`](crate::NotDriven) instead of a wait that nobody would end.
+    /// `future`, as long as the context is driven. When it is pending and the context is not driven (also when the last
+    /// driver leaves later), the result is [`NotDriven`](crate::NotDriven) instead of a wait that no task would end.
     pub fn while_driven<F: Future>(&self, future: F) -> WhileDriven<F> {
         WhileDriven::new(self.clone(), future)
     }

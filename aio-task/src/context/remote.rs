@@ -20,7 +20,7 @@ pub struct RemoteHandle {
 }
 
 impl RemoteHandle {
-    /// Queues `job` to be called on the context's thread, behind what is queued there, and wakes the context if it sleeps.
+    /// Queues `job` to be called on the context's thread, after what is queued there, and wakes the context if it sleeps.
     ///
     /// Jobs of one thread run in the order in which they were submitted. A panic of the job is caught; the context goes on.
     /// `Err(Closed)`: the context has gone, and the job was dropped by this call. A job that was accepted and not run before the

@@ -44,7 +44,7 @@ pub(super) fn here(remote: &Arc<Remote>) -> Option<Rc<RunQueue>> {
 }
 
 per_thread! {
-    /// The contexts of this thread. Mostly one, so a list is enough. The key is the address of the remote side: whoever asks holds
+    /// The contexts of this thread. Mostly one, so a list is enough. The key is the address of the remote side: any task that asks holds
     /// it alive, so that it cannot be another context's.
     static QUEUES: RefCell<Vec<(*const Remote, Rc<RunQueue>)>> = RefCell::default();
 }
@@ -54,7 +54,7 @@ pub(super) struct RunQueue {
     items: RefCell<VecDeque<Item>>,
     /// `block_on`'s own future was woken on this thread, or is new. Cleared by the poll that follows.
     main_woken: Cell<bool>,
-    /// The loop is on this thread's stack and looks at the queue before it sleeps: nobody needs to be told of a push.
+    /// The loop is on this thread's stack and looks at the queue before it sleeps: no task needs to be told of a push.
     turning: Cell<bool>,
     /// The hosts that wait for something to run, each under the key of its `Drive`. Emptied by waking them all.
     hosts: RefCell<Vec<(u64, Waker)>>,

@@ -238,7 +238,7 @@ fn drop_quietly(item: Item) {
     swallow_panic(|| drop(item));
 }
 
-/// Somebody drives the context for as long as this lives.
+/// The context is driven for as long as this lives.
 pub(super) struct Driver<'a> {
     core: &'a Core,
 }

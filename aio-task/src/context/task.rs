@@ -190,12 +190,12 @@ impl<F: Future> Future for Body<F> {
 impl<F> PinnedDrop for Body<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut slot = self.project().future;
-        // There is nobody left to tell.
+        // There is no caller left to report to.
         swallow_panic(|| slot.set(None));
     }
 }
 
-/// Runs foreign code whose panic concerns nobody: the panic hook has told of it. Nor does a payload that panics when it is dropped.
+/// Runs foreign code whose panic concerns no caller: the panic hook has told of it. Nor does a payload that panics when it is dropped.
 pub(super) fn swallow_panic(code: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(code))
         && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload)))

@@ -12,7 +12,7 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    /// A key that nobody has had.
+    /// A key that no task has had.
     pub(super) fn new_key(&self) -> u64 {
         let key = self.next.get();
         self.next.set(key + 1);

@@ -106,7 +106,7 @@ impl Future for Cancelled {
 impl Drop for Cancelled {
     fn drop(&mut self) {
         let Some(key) = self.key else { return };
-        // Nobody joins the list after the flag is set, so a key is never another waiter's; the list may be gone, though.
+        // No task joins the list after the flag is set, so a key is never another waiter's; the list may be gone, though.
         let waker = self.shared.waiters.lock().try_remove(key);
         drop(waker);
     }

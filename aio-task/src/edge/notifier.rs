@@ -7,9 +7,9 @@ use crate::sync::{AtomicU8, Mutex, Ordering};
 
 /// The owner is awake and has seen every notification.
 const EMPTY: u8 = 0;
-/// The owner sleeps, or is about to: whoever notifies now must wake it. Set by the owner alone.
+/// The owner sleeps, or is about to: any task that notifies now must wake it. Set by the owner alone.
 const SLEEPING: u8 = 1;
-/// Somebody notified since the owner last looked. The owner does not sleep before it has looked.
+/// A notification came since the owner last looked. The owner does not sleep before it has looked.
 const NOTIFIED: u8 = 2;
 
 /// The word that decides who wakes whom.
@@ -37,7 +37,7 @@ impl Notifier {
     /// Any thread: what was published before this call is seen by the owner's next turn. Wakes the owner if it sleeps.
     pub(crate) fn notify(&self) {
         if self.word.swap(NOTIFIED, Ordering::AcqRel) != SLEEPING {
-            return; // awake, or somebody else is waking it
+            return; // awake, or another user is waking it
         }
         let hosts = mem::take(&mut *self.hosts.lock());
         if hosts.is_empty() {
@@ -90,7 +90,7 @@ impl Notifier {
         mem::take(&mut *self.hosts.lock())
     }
 
-    /// Whether the word says that nobody has notified. For tests of what does *not* touch it.
+    /// Whether the word says that no task has notified. For tests of what does *not* touch it.
     #[cfg(test)]
     pub(crate) fn is_untouched(&self) -> bool {
         self.word.load(Ordering::Acquire) == EMPTY

@@ -10,7 +10,7 @@ use crate::sync::{Arc, Mutex};
 /// A pair that carries one value from any thread to the future which waits for it.
 ///
 /// Either side may vanish first: a [`Completer`] that is dropped without a value resolves the [`Completion`] to [`Abandoned`], and
-/// a value that nobody waits for any more is dropped by the completer's thread.
+/// a value that no task waits for any more is dropped by the completer's thread.
 pub fn slot<T: Send>() -> (Completer<T>, Completion<T>) {
     let state = Arc::new(Mutex::new(State::Empty));
     (
@@ -35,7 +35,7 @@ impl<T> Completer<T> {
         }
     }
 
-    /// Whether the waiting side has been dropped, so that a value would reach nobody.
+    /// Whether the waiting side has been dropped, so that a value would reach no task.
     pub fn is_abandoned(&self) -> bool {
         self.state
             .as_ref()
@@ -115,7 +115,7 @@ impl<T> fmt::Debug for Completion<T> {
 
 /// What the slot holds. Both ends change it under its lock, and run no foreign code there.
 enum State<T> {
-    /// Nobody waits yet, nothing has arrived.
+    /// No task waits yet, nothing has arrived.
     Empty,
     /// The last poll found nothing. Left by the sender (who wakes it) or by the receiver's drop.
     Waiting(Waker),
@@ -136,7 +136,7 @@ fn settle<T>(slot: &Mutex<State<T>>, outcome: State<T>) {
             _ => mem::replace(&mut *state, outcome),
         }
     };
-    // Outside the lock: a waker may run anything, and so may the drop of a value nobody wants.
+    // Outside the lock: a waker may run anything, and so may the drop of a value no caller wants.
     if let State::Waiting(waker) = before {
         waker.wake();
     }

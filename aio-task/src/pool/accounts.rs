@@ -69,7 +69,7 @@ impl Accounts {
         self.busy + self.reserved == 0
     }
 
-    /// Takes a free slot, unless somebody is in line for it.
+    /// Takes a free slot, unless a task is in line for it.
     pub(super) fn try_reserve(&mut self) -> bool {
         let free = self.line.is_empty() && self.has_free_slot();
         if free {

@@ -62,7 +62,7 @@ impl<E: Error + 'static> Error for PoolError<E> {
 pub enum WaitOneError {
     /// No task is busy: there is no end to wait for. (QEMU asserts here.)
     NothingBusy,
-    /// A task is busy, but nobody drives the pool's context, so that it cannot end.
+    /// A task is busy, but the pool's context is not driven, so that it cannot end.
     NotDriven,
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for WaitOneError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             WaitOneError::NothingBusy => "no task of the pool is busy",
-            WaitOneError::NotDriven => "a task of the pool is busy, but nobody drives its context",
+            WaitOneError::NotDriven => "a task of the pool is busy, but its context is not driven",
         })
     }
 }
@@ -90,7 +90,7 @@ pub enum WaitAllError<E> {
     Status(PoolError<E>),
     /// A task of this pool waited for all tasks of this pool, itself included. (QEMU waits for ever.)
     WaitsForItself,
-    /// A task is busy or a slot is reserved, but nobody drives the pool's context; or the context went away before its tasks had ended.
+    /// A task is busy or a slot is reserved, but the pool's context is not driven; or the context went away before its tasks had ended.
     NotDriven,
 }
 
@@ -102,7 +102,7 @@ impl<E: fmt::Display> fmt::Display for WaitAllError<E> {
                 f.write_str("a task of the pool waits for all tasks of the pool, itself included")
             }
             WaitAllError::NotDriven => {
-                f.write_str("tasks of the pool have not ended, and nobody drives its context")
+                f.write_str("tasks of the pool have not ended, and its context is not driven")
             }
         }
     }

@@ -47,7 +47,7 @@ use state::State;
 ///     }
 ///     pool.wait_all().await
 /// });
-/// assert_eq!(status.unwrap_err().to_string(), "task 8 failed: no space at 512");
+/// assert_eq!(format!("{:#}", status.unwrap_err()), "task 8 failed: no space at 512");
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
@@ -57,7 +57,7 @@ use state::State;
 /// |---|---|---|
 /// | `aio_task_pool_new(max)` | [`new`](Self::new) | zero is not a `NonZeroUsize` |
 /// | `aio_task_pool_start_task` | [`start_task`](Self::start_task) | a future instead of a function pointer; FIFO, a newcomer never takes the slot of one who waits |
-/// | `aio_task_pool_wait_slot` | [`wait_slot`](Self::wait_slot), a hint; [`reserve`](Self::reserve) holds the slot | upstream only the pool's creator may wait, and nobody else takes slots |
+/// | `aio_task_pool_wait_slot` | [`wait_slot`](Self::wait_slot), a hint; [`reserve`](Self::reserve) holds the slot | upstream only the pool's creator may wait, and nothing else takes slots |
 /// | `aio_task_pool_wait_one` | [`wait_one`](Self::wait_one) | an idle pool is an error value, not an assertion |
 /// | `aio_task_pool_wait_all` | [`wait_all`](Self::wait_all) | returns the status; from inside a task of the pool [`WaitAllError::WaitsForItself`] instead of for ever |
 /// | `aio_task_pool_status` | [`status`](Self::status), [`errors`](Self::errors) | later errors are counted |
@@ -67,7 +67,7 @@ use state::State;
 ///
 /// # It is not
 ///
-/// - `FuturesUnordered`, `buffer_unordered`: their members stand still unless somebody polls the collection. A pool's
+/// - `FuturesUnordered`, `buffer_unordered`: their members stand still unless a task polls the collection. A pool's
 ///   task runs while the caller is busy elsewhere, and its first part runs inside `start_task`. A collection hands out
 ///   results one by one and has no limit (`buffer_unordered`: a limit on how much is taken from a stream); a pool keeps
 ///   only the first error, and any number of tasks may start, wait and look at it.
@@ -82,7 +82,7 @@ use state::State;
 /// poll that has to wait. Dropping a wait at any await leaves the line; if a slot had been handed to it already, the slot
 /// goes to the next in line at once. Dropping a `start_task` that still waits drops its future unpolled.
 ///
-/// A call that would have to wait while nobody drives the context (nobody is in `block_on`, no `Drive` and no `ByHand`
+/// A call that would have to wait while the context is not driven (no caller is in `block_on`, no `Drive` and no `ByHand`
 /// lives, or the context is gone) returns `NotDriven`, also when the driver goes away later. A call that need not wait
 /// works without a driver.
 ///
@@ -138,7 +138,7 @@ impl<E: Clone + 'static> AioTaskPool<E> {
     ///
     /// # Errors
     ///
-    /// [`NotDriven`]: it would have had to wait while nobody drives the context, or the context is gone. `task` was
+    /// [`NotDriven`]: it would have had to wait while the context is not driven, or the context is gone. `task` was
     /// dropped unpolled.
     pub async fn start_task<F>(&self, task: F) -> Result<u64, NotDriven>
     where
@@ -149,13 +149,13 @@ impl<E: Clone + 'static> AioTaskPool<E> {
 
     /// Waits, in line, for a slot of one's own.
     ///
-    /// The port's addition: [`Slot::start`] cannot wait, so whoever holds a slot can give away what its task needs
+    /// The port's addition: [`Slot::start`] cannot wait, so the holder of a slot can give away what its task needs
     /// without the risk of being dropped halfway. Dropped while waiting, it leaves the line; if the slot had been handed
     /// to it, the next in line gets it.
     ///
     /// # Errors
     ///
-    /// [`NotDriven`]: no slot is free, and nobody drives the context.
+    /// [`NotDriven`]: no slot is free, and the context is not driven.
     pub async fn reserve(&self) -> Result<Slot<E>, NotDriven> {
         let state = self.state();
         let slot = async {
@@ -165,7 +165,7 @@ impl<E: Clone + 'static> AioTaskPool<E> {
         state.handle.while_driven(slot).await
     }
 
-    /// A slot, if one is free and nobody is in line for it.
+    /// A slot, if one is free and no task waits for it.
     pub fn try_reserve(&self) -> Option<Slot<E>> {
         let state = self.state();
         let reserved = state.accounts.borrow_mut().try_reserve();
@@ -179,7 +179,7 @@ impl<E: Clone + 'static> AioTaskPool<E> {
     ///
     /// # Errors
     ///
-    /// [`NotDriven`]: no slot is free, and nobody drives the context.
+    /// [`NotDriven`]: no slot is free, and the context is not driven.
     pub async fn wait_slot(&self) -> Result<(), NotDriven> {
         let state = self.state();
         state.handle.while_driven(wait::hint(state)).await
@@ -192,7 +192,7 @@ impl<E: Clone + 'static> AioTaskPool<E> {
     /// # Errors
     ///
     /// [`WaitOneError::NothingBusy`] at once if no task is busy (reserved slots are not busy).
-    /// [`WaitOneError::NotDriven`]: a task is busy, and nobody drives the context.
+    /// [`WaitOneError::NotDriven`]: a task is busy, and the context is not driven.
     pub async fn wait_one(&self) -> Result<(), WaitOneError> {
         let state = self.state();
         state.handle.while_driven(wait::one(state)).await?
@@ -207,7 +207,7 @@ impl<E: Clone + 'static> AioTaskPool<E> {
     ///
     /// [`WaitAllError::Status`]: the first failure of the pool's life, also one that an earlier call returned.
     /// [`WaitAllError::WaitsForItself`]: called from inside a task of this pool.
-    /// [`WaitAllError::NotDriven`]: the pool is not empty, and nobody drives the context; or the context went away with tasks that had
+    /// [`WaitAllError::NotDriven`]: the pool is not empty, and the context is not driven; or the context went away with tasks that had
     /// not ended.
     ///
     /// # Panics

@@ -44,7 +44,7 @@ enum Life {
     Open,
     /// The last handle is gone: whatever still runs ends at its current poll's return. Payloads are still thrown.
     Closing,
-    /// Nobody is left to throw a payload at.
+    /// No caller is left to throw a payload at.
     Closed,
 }
 
@@ -151,7 +151,7 @@ impl<E: 'static> State<E> {
         wakes.wake();
     }
 
-    /// Takes note of a failure. What nobody wants is dropped here: foreign code, whose panic must not keep those who wait for the task's
+    /// Takes note of a failure. What no caller wants is dropped here: foreign code, whose panic must not keep those who wait for the task's
     /// end from being woken. It counts as this task's panic.
     fn record(&self, error: Option<PoolError<E>>, payload: Option<Payload>) {
         if let Some(error) = error.map(Rc::new) {

@@ -15,7 +15,7 @@ pub(super) enum Outcome<E> {
     Failed(E),
     /// It panicked with this payload.
     Panicked(Payload),
-    /// Its future was dropped before it was ready. Not an error: nobody is left to be told, or its context went away.
+    /// Its future was dropped before it was ready. Not an error: no caller is left to report to, or its context went away.
     Cancelled,
 }
 

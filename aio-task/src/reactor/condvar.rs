@@ -14,7 +14,7 @@ pub struct CondvarReactor {
 }
 
 impl CondvarReactor {
-    /// A reactor nobody sleeps in.
+    /// A reactor no task sleeps in.
     pub fn new() -> Self {
         Self::default()
     }

@@ -56,7 +56,7 @@ pub trait Reactor {
     }
 }
 
-/// Ends a sleep, from any thread, at any time, also when nobody sleeps (then the next sleep ends at once).
+/// Ends a sleep, from any thread, at any time, also when no task sleeps (then the next sleep ends at once).
 pub trait Unpark: Send + Sync {
     /// Does it. Must not block.
     fn unpark(&self);

@@ -81,7 +81,7 @@ impl<T> Mutex<T> {
 /// What ended a wait with a time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waited {
-    /// Somebody notified, or the wait ended for no reason.
+    /// A notification came, or the wait ended for no reason.
     Woken,
     /// The limit passed.
     TimedOut,
@@ -130,7 +130,7 @@ impl Condvar {
             if !model_time::limit_passes() {
                 return (self.wait(guard), Waited::Woken);
             }
-            // Out of the line before any notification, as whoever times out is: none can be swallowed.
+            // Out of the line before any notification, as any task that times out is: none can be swallowed.
             let mutex = guard.mutex;
             drop(guard);
             model_time::advance_to(until);

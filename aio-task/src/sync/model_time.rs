@@ -2,7 +2,7 @@
 //! explores.
 //!
 //! loom branches on which of several unordered stores a relaxed load sees, and on nothing else that one thread could ask for. So a
-//! choice is a flag that another thread stores `true` to: whoever loads it, without any order between the two, sees either value.
+//! choice is a flag that another thread stores `true` to: any task that loads it, without any order between the two, sees either value.
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize as Invisible;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ loom::lazy_static! {
 struct Time {
     /// Stays false unless the execution runs inside [`passing`]; then either value may be seen, once by each wait.
     choices: [AtomicBool; CHOICES],
-    /// The first choice that nobody has made.
+    /// The first choice that no task has made.
     next: Invisible,
     /// How far the clock has been moved. Only grows.
     nanos: AtomicU64,

@@ -78,7 +78,7 @@ fn a_pools_task_runs_on_while_its_starter_does_something_else() {
     hand.run_until_stalled();
     assert!(
         pool.is_empty(),
-        "nobody polled the pool, and yet its task ended"
+        "no task polled the pool, and yet its task ended"
     );
 }
 
@@ -368,7 +368,7 @@ fn a_newcomer_never_takes_the_slot_of_one_who_waits() {
 }
 
 #[test]
-fn a_newcomer_queues_behind_a_hint_though_the_slot_is_free() {
+fn a_newcomer_queues_after_a_hint_though_the_slot_is_free() {
     let context = context();
     let hand = context.by_hand();
     let pool = pool(&context, 1);

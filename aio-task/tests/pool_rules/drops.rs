@@ -36,7 +36,7 @@ fn a_reserve_dropped_after_the_hand_over_passes_the_slot_on_at_once() {
     );
     drop(last);
     assert_eq!(counts(&pool), (0, 0));
-    assert!(pool.try_reserve().is_some(), "nobody is left: it is free");
+    assert!(pool.try_reserve().is_some(), "none is left: it is free");
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_wait_slot_dropped_in_its_turn_passes_the_wake_on() {
 }
 
 #[test]
-fn a_waiter_dropped_before_its_turn_takes_nobodys() {
+fn a_waiter_dropped_before_its_turn_takes_no_others() {
     let context = context();
     let hand = context.by_hand();
     let pool = pool(&context, 1);

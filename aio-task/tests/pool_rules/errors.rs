@@ -203,7 +203,7 @@ fn a_panic_while_a_cancelled_task_is_freed_cancels_the_others_all_the_same() {
     }
     let caught = catch_unwind(AssertUnwindSafe(|| drop(pool)));
     assert_eq!(log.take(), ["0", "1", "2"]);
-    let payload = caught.expect_err("nobody else could tell");
+    let payload = caught.expect_err("nothing else could tell");
     assert_eq!(payload.downcast_ref(), Some(&"while cancelled"));
 }
 
@@ -285,7 +285,7 @@ impl Drop for Spiteful {
 
 #[test]
 #[cfg_attr(miri, ignore = "leaks on purpose, see docs/VERIFICATION.md")]
-fn a_payload_that_panics_when_nobody_wants_it_holds_up_nobody() {
+fn a_payload_that_panics_when_no_task_wants_it_holds_up_no_task() {
     let context = context();
     let pool = pool(&context, 1);
     start(&pool, async { std::panic::panic_any("kept") });

@@ -8,7 +8,7 @@ mod calls; // each call by itself
 mod drops; // waits, slots, tasks and pools that are dropped
 mod errors; // errors and panics of tasks
 mod nested; // what a task may do from inside
-mod undriven; // a context that nobody drives, or that is gone
+mod undriven; // a context that is not driven, or that is gone
 
 use std::future::Future;
 use std::num::NonZeroUsize;

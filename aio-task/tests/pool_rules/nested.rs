@@ -139,12 +139,12 @@ fn a_nested_start_without_a_slot_waits_in_line() {
         noted.note("outer");
         Ok(())
     });
-    let mut behind = Probe::new(pool.start_task(async { Ok(()) }), || {});
-    assert!(behind.is_pending());
+    let mut after = Probe::new(pool.start_task(async { Ok(()) }), || {});
+    assert!(after.is_pending());
     other.open(Ok(()));
     hand.run_until_stalled();
     assert_eq!(log.take(), ["inner", "outer"]);
-    assert!(matches!(behind.poll(), Poll::Ready(Ok(_))));
+    assert!(matches!(after.poll(), Poll::Ready(Ok(_))));
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn with_one_slot_a_nested_start_waits_for_itself_until_it_is_dropped() {
     start(&pool, async move {
         let nested = Box::pin(inner.start_task(async { Ok(()) }));
         match futures::future::select(nested, given_up).await {
-            futures::future::Either::Left(_) => Err("a slot that nobody gave back"),
+            futures::future::Either::Left(_) => Err("a slot that no task gave back"),
             futures::future::Either::Right(((), _nested)) => Ok(()),
         }
     });
@@ -508,7 +508,7 @@ fn a_task_that_drops_the_last_handle_cancels_the_others_at_once_and_itself_at_it
 }
 
 #[test]
-fn a_task_that_ends_after_it_dropped_the_pool_bothers_nobody() {
+fn a_task_that_ends_after_it_dropped_the_pool_bothers_no_task() {
     for panics in [false, true] {
         let context = context();
         let hand = context.by_hand();
@@ -516,8 +516,8 @@ fn a_task_that_ends_after_it_dropped_the_pool_bothers_nobody() {
         let slot = pool.try_reserve().expect("it is free");
         let task = async move {
             drop(pool);
-            assert!(!panics, "printed: nobody is left to throw it at");
-            Err("nobody is left to read it")
+            assert!(!panics, "printed: nothing is left to throw it at");
+            Err("nothing is left to read it")
         };
         slot.start(task).expect("a context");
         assert_eq!(hand.run_until_stalled(), 0);

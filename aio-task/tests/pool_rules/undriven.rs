@@ -7,7 +7,7 @@ use super::support::{Gate, Probe, now};
 use super::{context, counts, pool, start, start_waiting};
 
 #[test]
-fn a_call_that_would_have_to_wait_while_nobody_drives_says_so() {
+fn a_call_that_would_have_to_wait_while_it_is_not_driven_says_so() {
     let context = context();
     let pool = pool(&context, 1);
     let _busy = start_waiting(&pool);
@@ -16,7 +16,7 @@ fn a_call_that_would_have_to_wait_while_nobody_drives_says_so() {
     assert_eq!(now(pool.wait_slot()), Err(NotDriven));
     assert_eq!(now(pool.wait_one()), Err(WaitOneError::NotDriven));
     assert_eq!(now(pool.wait_all()), Err(WaitAllError::NotDriven));
-    assert_eq!(counts(&pool), (1, 0), "nobody is left in line");
+    assert_eq!(counts(&pool), (1, 0), "none is left in line");
 }
 
 #[test]

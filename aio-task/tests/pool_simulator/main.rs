@@ -2,7 +2,7 @@
 //!
 //! A run has a pool of 1 to 8 slots and actors: outsiders that the driver polls, and tasks that the context runs, one step
 //! at a time. Each performs a script: it waits for its gate, wakes itself, starts others, reserves slots, waits for slots
-//! and ends, gives up waits, fails, panics. The driver opens gates, steps, polls (also those that nobody woke) and drops, in
+//! and ends, gives up waits, fails, panics. The driver opens gates, steps, polls (also those that no task woke) and drops, in
 //! random order. After each move everything that was seen (polls, wakes, results, frees, counts, status) must be what
 //! `rules.rs` and `actors.rs` say, in the same order. A run is its seed.
 #![allow(unreachable_pub)] // the modules of one test
@@ -69,8 +69,8 @@ fn the_pool_follows_its_rules_over_thousands_of_schedules() {
     share("a wait dropped in line", 20.0, |seen| {
         seen.waits_dropped_in_line
     });
-    share("a newcomer behind a free slot", 2.0, |seen| {
-        seen.newcomers_behind_a_free_slot
+    share("a newcomer after a free slot", 2.0, |seen| {
+        seen.newcomers_after_a_free_slot
     });
     share("several wait_one at one end", 2.5, |seen| {
         seen.several_ones_at_once
@@ -205,7 +205,7 @@ impl Run {
             .map(|_| script::write(&mut scripts, &mut random, 0))
             .collect();
         for id in &to_come {
-            // What an outsider returns is nobody's business.
+            // What an outsider returns does not matter.
             scripts[*id].end = script::End::Ok;
         }
         let scripts = Rc::new(scripts);

@@ -16,7 +16,7 @@ pub struct Seen {
     pub handed_and_dropped: u64,
     pub hints_dropped_in_turn: u64,
     pub waits_dropped_in_line: u64,
-    pub newcomers_behind_a_free_slot: u64,
+    pub newcomers_after_a_free_slot: u64,
     pub several_ones_at_once: u64,
     pub several_alls_at_once: u64,
     pub alls_that_slept_on: u64,
@@ -239,7 +239,7 @@ impl Rules {
             self.seen.cancelled_by_drop += 1;
             self.end(id, None);
             if !std::mem::replace(&mut self.actors[id].queued, true) {
-                self.ready.push_back(id); // the context clears up behind it
+                self.ready.push_back(id); // the context clears up after it
             }
         }
         if let Some(thrower) = self.payload.take() {
@@ -290,7 +290,7 @@ impl Rules {
                 return true;
             }
             self.seen.starts_that_waited += 1;
-            self.seen.newcomers_behind_a_free_slot += u64::from(self.slot_is_free());
+            self.seen.newcomers_after_a_free_slot += u64::from(self.slot_is_free());
             self.line.push((id, Wants::Slot));
         }
         std::mem::take(&mut self.actors[id].served)

@@ -113,7 +113,7 @@ impl IoBuf {
         self.len == 0 || (self.base() as usize).is_multiple_of(alignment)
     }
 
-    /// Shortens to `len` bytes; a longer `len` changes nothing. The memory behind stays with this buffer, see [`IoBuf::restore`].
+    /// Shortens to `len` bytes; a longer `len` changes nothing. The memory after stays with this buffer, see [`IoBuf::restore`].
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
@@ -252,7 +252,7 @@ impl SharedBuf {
         let Some(memory) = &mut self.memory else {
             return Ok(IoBuf::empty());
         };
-        // `get_mut` is the uniqueness check (with the ordering that it needs): nobody else reads these bytes any more.
+        // `get_mut` is the uniqueness check (with the ordering that it needs): nothing else reads these bytes any more.
         let Some(room) = Arc::get_mut(memory).map(|memory| memory.bytes() - self.start) else {
             return Err(self);
         };
@@ -276,7 +276,7 @@ impl Deref for SharedBuf {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: `start..start + len` lies in the allocation (or len is 0 and the pointer is dangling but aligned), all of it is
-        // initialised, and nobody writes to it: `freeze` consumed the one piece that could, and only `try_into_mut` makes another, when
+        // initialised, and no task writes to it: `freeze` consumed the one piece that could, and only `try_into_mut` makes another, when
         // this view is gone. `&self` keeps the allocation alive.
         unsafe { slice::from_raw_parts(address(self.memory.as_ref(), self.start), self.len) }
     }
@@ -332,7 +332,7 @@ impl Allocation {
         // SAFETY: the size is not zero.
         let base = unsafe { alloc(layout) };
         let memory = Self::got(base, layout)?;
-        // SAFETY: the new memory has exactly `bytes.len()` bytes, nobody else knows it, so it cannot overlap `bytes`. This initialises
+        // SAFETY: the new memory has exactly `bytes.len()` bytes, nothing else knows it, so it cannot overlap `bytes`. This initialises
         // all of it, before anybody can see it.
         unsafe {
             memory

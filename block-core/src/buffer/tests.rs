@@ -52,7 +52,7 @@ fn an_empty_buffer_holds_nothing_and_joins_with_any() {
     assert!(buf.memory.is_none() && buf.is_empty() && buf.is_aligned(4096));
     assert_eq!((&*buf, &mut *IoBuf::empty()), (&[][..], &mut [][..]));
     buf.unsplit(numbered(4, 1)).expect("nothing before it");
-    buf.unsplit(IoBuf::empty()).expect("nothing behind it");
+    buf.unsplit(IoBuf::empty()).expect("nothing past it");
     assert_eq!(*buf, [0, 1, 2, 3]);
     assert!(
         buf.split_to(0).memory.is_none(),
@@ -194,7 +194,7 @@ fn any_sequence_of_operations_equals_separate_vectors() {
         let len = next(200);
         let first: Vec<u8> = (0..len).map(|_| next(256) as u8).collect();
         let buf = IoBuf::copy_of(&first, 1 << next(6)).expect("small");
-        // Each piece with what it must contain: the visible bytes and the truncated ones behind them.
+        // Each piece with what it must contain: the visible bytes and the truncated ones after them.
         let mut pieces = VecDeque::from([(buf, first, len)]);
         for _ in 0..60 {
             let (mut buf, mut model, mut visible) = pieces.pop_front().expect("never empty");

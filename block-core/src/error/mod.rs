@@ -120,9 +120,9 @@ pub enum Cause {
     Os(Errno),
     /// Neither this driver nor, where the call is passed down, a child of it can do this.
     NotSupported,
-    /// The range ends at `end`, behind the node's `size`.
+    /// The range ends at `end`, past the node's `size`.
     OutOfBounds {
-        /// First byte behind the range.
+        /// First byte past the range.
         end: u64,
         /// The node's length in bytes.
         size: u64,
@@ -159,7 +159,7 @@ pub enum Cause {
     },
     /// The node was closed, or is being closed.
     Closed,
-    /// The node was closed, or the save dropped, with a save that nobody had finalized: its buffered bytes are lost.
+    /// The node was closed, or the save dropped, with a save that no task had finalized: its buffered bytes are lost.
     Unfinalized,
     /// The operation was cancelled by its owner.
     Cancelled,
@@ -168,7 +168,7 @@ pub enum Cause {
         /// Bytes asked for.
         bytes: u64,
     },
-    /// The context of the node is gone, or nobody drives it while this call would have to wait.
+    /// The context of the node is gone, or no task drives it while this call would have to wait.
     NotDriven,
     /// A job of the driver panicked.
     Panicked,
@@ -330,7 +330,7 @@ impl fmt::Display for Cause {
             Self::Os(errno) => errno.fmt(f),
             Self::NotSupported => f.write_str("not supported"),
             Self::OutOfBounds { end, size } => {
-                write!(f, "ends at {end}, behind the node's length of {size}")
+                write!(f, "ends at {end}, past the node's length of {size}")
             }
             Self::Overflow => f.write_str("offset + length exceeds 2^63 - 1"),
             Self::ReadOnly => f.write_str("the node is read-only"),
@@ -355,7 +355,7 @@ impl fmt::Display for Cause {
             Self::Unfinalized => f.write_str("the save was not finalized"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::OutOfMemory { bytes } => write!(f, "no memory for {bytes} bytes"),
-            Self::NotDriven => f.write_str("nobody drives the context"),
+            Self::NotDriven => f.write_str("the context is not driven"),
             Self::Panicked => f.write_str("a job of the driver panicked"),
             Self::NoSuchSnapshot { name } => write!(f, "there is no snapshot {name:?}"),
             Self::SnapshotExists { name } => write!(f, "there is a snapshot {name:?} already"),

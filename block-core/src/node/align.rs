@@ -9,7 +9,7 @@ use crate::{Cause, IoBuf, IoVector, Perms, ReadVector, SharedBuf, Truncate};
 #[derive(Clone, Copy)]
 pub(super) struct Change {
     pub(super) at: u64,
-    /// First byte behind the range; `check_range` has seen to it that it is an offset.
+    /// First byte past the range; `check_range` has seen to it that it is an offset.
     pub(super) end: u64,
     /// Whether this user may make the node longer.
     may_grow: bool,
@@ -57,13 +57,13 @@ impl Inner {
 
     /// Waits for the turn of a change that pads, and checks its bounds. The node's length comes with it.
     ///
-    /// A change that pads behind the end sets the length back afterwards, so nobody else may write behind it meanwhile: it serialises
+    /// A change that pads past the end sets the length back afterwards, so nothing else may write past it meanwhile: it serialises
     /// with everything up to the last offset.
     pub(super) async fn place_padded(&self, change: &Change) -> Result<(Place<'_>, u64), Cause> {
         let padded = self.shape.padded(change.at, change.end);
         let (start, stop) = padded.ok_or(Cause::Overflow)?;
         let grows = self.driver.grows();
-        // The range is for good: entered again, the request would be behind those that wait for it. So what may make the node shorter
+        // The range is for good: entered again, the request would be after those that wait for it. So what may make the node shorter
         // before its turn counts, too.
         let mut to_the_end = grows
             && (self.length.known().is_none_or(|size| stop > size) || self.tracked.to_the_end());
@@ -74,7 +74,7 @@ impl Inner {
             let size = self.size_for(stop).await?;
             self.check_end(change, size)?;
             if grows && stop > size && !to_the_end {
-                // Somebody else has made it shorter, behind this node's back: there is no order to keep.
+                // Another user has made it shorter without this node: there is no order to keep.
                 to_the_end = true;
                 continue;
             }
@@ -151,7 +151,7 @@ impl Inner {
                 }
             },
             Err(cause) => {
-                // What failed half way must not leave padding behind as if somebody had written it.
+                // What failed half way must not leave padding as if it had been written.
                 let length = self.driver.length().await;
                 let others = self.others_end(start, size);
                 if length.is_ok_and(|len| len > others) {
@@ -162,13 +162,13 @@ impl Inner {
         }
     }
 
-    /// Where the node ends without the blocks from `start` on, which had `size` bytes when their change began: nobody else writes at or
-    /// behind `start` meanwhile, but others may have made the node longer up to there.
+    /// Where the node ends without the blocks from `start` on, which had `size` bytes when their change began: nothing else writes at or
+    /// past `start` meanwhile, but others may have made the node longer up to there.
     fn others_end(&self, start: u64, size: u64) -> u64 {
         let most = size.max(start);
         match self.length.known() {
             Some(known) if !self.tracked.is_any_before(start) => known.clamp(size, most),
-            _ => most, // they are under way: nobody knows which of their bytes are there
+            _ => most, // they are under way: it is not known which of their bytes are there
         }
     }
 

@@ -151,10 +151,10 @@ impl BlockChild {
         self.node.snapshot_delete(id_or_name).await
     }
 
-    /// Gives the permissions back, and closes the node if nobody else is attached to it: what a driver does with its children in its own
+    /// Gives the permissions back, and closes the node if nothing else is attached to it: what a driver does with its children in its own
     /// close (QEMU's `bdrv_unref_child`). An error is the node's close's.
     ///
-    /// Whoever only holds a [`BlockNode`] is not attached, and finds it closed. Afterwards this user's changes are refused with
+    /// A caller that only holds a [`BlockNode`] is not attached, and finds it closed. Afterwards this user's changes are refused with
     /// [`Cause::Closed`]. A second call does nothing. Dropped: the close goes on.
     pub async fn release(&self) -> Result<()> {
         let Some(key) = self.key.take() else {

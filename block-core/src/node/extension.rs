@@ -24,7 +24,7 @@ pub(super) struct Extensions(RefCell<Vec<Kept>>);
 type Kept = (TypeId, Rc<dyn NodeExtension>);
 
 impl Extensions {
-    /// Takes all of them, so that nobody finds them any more.
+    /// Takes all of them, so that no task finds them any more.
     pub(super) fn take(&self) -> Vec<Rc<dyn NodeExtension>> {
         let all = std::mem::take(&mut *self.0.borrow_mut());
         all.into_iter().map(|(_, ext)| ext).collect()

@@ -7,8 +7,8 @@ use std::cell::Cell;
 /// What is known of the length.
 #[derive(Default)]
 pub(super) struct Length {
-    /// The length when it was last asked or changed through this node. May be too small where others grow the node's bytes behind
-    /// its back, so that whoever finds it too small asks again. `None`: not known.
+    /// The length when it was last asked or changed through this node. May be too small where others grow the node's bytes after
+    /// its back, so that any task that finds it too small asks again. `None`: not known.
     cached: Cell<Option<u64>>,
     /// How often this node has changed the length. An answer of the driver is not kept if this moved while it was asked.
     changes: Cell<u64>,
@@ -49,10 +49,10 @@ impl Inner {
     }
 
     /// The length may have changed in a way that is not known. Asked before the request that did it ends, so that it is known in a drained
-    /// section, where nobody passes the gate to ask.
+    /// section, where no request passes the gate to ask.
     pub(super) async fn relearn_length(&self) {
         self.length.forget();
-        // An error is told to whoever needs the length next. The request itself went as it went.
+        // An error is reported to the call that needs the length next. The request itself went as it went.
         let _ = self.fresh_size().await;
     }
 

@@ -119,7 +119,7 @@ impl NodeBuilder {
 ///
 /// Dropping the returned future at any await lets the request run on; [`BlockNode::settle`] waits for what may still land. Errors carry
 /// the numbers of the request that was made, whatever part of it failed, and the cause that the driver gave. A request that has to wait
-/// while nobody drives the context fails with [`crate::Cause::NotDriven`]; it runs on when somebody does.
+/// while the context is not driven fails with [`crate::Cause::NotDriven`]; it runs on when the context is driven.
 ///
 /// A node that is dropped, with all its references, without [`BlockNode::close`] drops its driver when its last request is over.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ impl BlockNode {
     /// Reads `dst.len()` bytes at `at` (`bdrv_co_preadv`). The range must lie inside the node, whose end may be unaligned.
     ///
     /// The memory comes back with the result; after an error its bytes are unspecified. It comes back empty where the request task has
-    /// been lost ([`Cause::NotDriven`], [`Cause::Panicked`]). Order: behind every earlier overlapping request that is serialising.
+    /// been lost ([`Cause::NotDriven`], [`Cause::Panicked`]). Order: after every earlier overlapping request that is serialising.
     /// Dropped: the read runs on, and its memory is freed when it is over.
     pub async fn preadv(&self, at: DiskOffset, dst: ReadVector) -> (ReadVector, Result<()>) {
         let len = dst.len();
@@ -83,7 +83,7 @@ impl Inner {
         }
     }
 
-    /// Reads the whole blocks around `at..end`, with throw-away pieces before and behind the caller's. The caller's pieces are lent
+    /// Reads the whole blocks around `at..end`, with throw-away pieces before and after the caller's. The caller's pieces are lent
     /// to the request and come back to their places; empty ones stay where they are.
     async fn read_padded(
         &self,

@@ -31,7 +31,7 @@ impl BlockNode {
     }
 }
 
-/// A task somebody waits for, which goes on when nobody does.
+/// A task that is detached, not cancelled, when its waiter is dropped.
 struct Running<T>(Option<JoinHandle<T>>);
 
 impl<T> Future for Running<T> {

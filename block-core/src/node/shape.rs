@@ -54,7 +54,7 @@ impl Shape {
         })
     }
 
-    /// The whole blocks that `at..end` touches; `None` where they end behind the last offset.
+    /// The whole blocks that `at..end` touches; `None` where they end past the last offset.
     pub(super) fn padded(&self, at: u64, end: u64) -> Option<(u64, u64)> {
         let stop = round_up(end, self.align)?;
         (stop <= i64::MAX as u64).then(|| (round_down(at, self.align), stop))

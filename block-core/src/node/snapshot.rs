@@ -19,7 +19,7 @@ impl BlockNode {
     /// Records the disk as it is, and the state that was finished and not recorded yet, if there is one (`bdrv_snapshot_create`; see
     /// [`crate::BlockDriver::snapshot_create`]). Stable when it returns.
     ///
-    /// Order: behind every request that was called before, and before every one that is called after it, here and in every node that it
+    /// Order: after every request that was called before, and before every one that is called after it, here and in every node that it
     /// is passed down through; flushes and vmstate calls are not ordered. Errors, after which the snapshots are what they were:
     /// [`Cause::SnapshotExists`], [`Cause::NotSupported`] where no driver has snapshots, [`Cause::ReadOnly`], [`Cause::Driver`] for a name
     /// of more than 255 bytes or with a 0 in it; their numbers are 0. Dropped: it runs on, and the snapshot may be there.

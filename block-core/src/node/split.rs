@@ -231,7 +231,7 @@ mod tests {
         Shape::new(&limits).expect("good limits")
     }
 
-    /// Plans for pieces given as (offset behind an aligned address, length).
+    /// Plans for pieces given as (offset after an aligned address, length).
     fn plan(pieces: &[(usize, usize)]) -> (u64, bool) {
         let longest = pieces.iter().map(|(from, len)| from + len).max();
         let memory = IoBuf::zeroed(longest.unwrap_or(0), 512).expect("memory");

@@ -1,6 +1,6 @@
 //! Which requests are under way, and who waits for whom: QEMU's `BdrvTrackedRequest`.
 //!
-//! A request waits for every *earlier* one that overlaps it if either of the two is serialising. Since nobody waits for a later one,
+//! A request waits for every *earlier* one that overlaps it if either of the two is serialising. Since no task waits for a later one,
 //! no circle of waits can form, and requests on the same bytes are served in the order they came.
 
 use std::cell::{Cell, RefCell};
@@ -13,7 +13,7 @@ use std::task::{Poll, Waker};
 pub(super) struct Tracked {
     /// The next id; only grows.
     next: Cell<u64>,
-    /// How many entries are serialising. While it is 0 nobody has to look at anybody.
+    /// How many entries are serialising. While it is 0 no task has to look at anybody.
     serialising: Cell<usize>,
     /// In the order of ids.
     entries: RefCell<Vec<Entry>>,
@@ -28,7 +28,7 @@ struct Entry {
 }
 
 impl Tracked {
-    /// Enters a request on `range`, behind all that are there. It leaves when the [`Place`] is dropped.
+    /// Enters a request on `range`, after all that are there. It leaves when the [`Place`] is dropped.
     pub(super) fn track(&self, range: Range<u64>, serialising: bool) -> Place<'_> {
         let id = self.next.get();
         self.next.set(id + 1);
@@ -143,27 +143,27 @@ mod tests {
         let same = tracked.track(0..512, false);
         assert!(may_go(&plain) && may_go(&same), "plain ones do not wait");
         let serialising = tracked.track(0..1024, true);
-        let behind = tracked.track(1000..1001, false);
+        let after = tracked.track(1000..1001, false);
         let beside = tracked.track(1024..2048, true);
         assert!(
             may_go(&plain) && may_go(&same),
             "earlier ones do not wait for it"
         );
-        assert!(!may_go(&serialising) && !may_go(&behind));
-        assert!(may_go(&beside), "1024 is behind the other's range");
+        assert!(!may_go(&serialising) && !may_go(&after));
+        assert!(may_go(&beside), "1024 is past the other's range");
         drop(same);
         assert!(!may_go(&serialising), "one of the two is still there");
         drop(plain);
-        assert!(may_go(&serialising) && !may_go(&behind));
+        assert!(may_go(&serialising) && !may_go(&after));
         drop(serialising);
-        assert!(may_go(&behind));
-        drop((behind, beside));
+        assert!(may_go(&after));
+        drop((after, beside));
         assert!(tracked.entries.borrow().is_empty());
         assert_eq!(tracked.serialising.get(), 0);
     }
 
     #[test]
-    fn a_request_that_goes_away_while_it_waits_holds_up_nobody() {
+    fn a_request_that_goes_away_while_it_waits_holds_up_no_task() {
         let tracked = Tracked::default();
         let first = tracked.track(0..512, true);
         let second = tracked.track(0..512, true);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 impl BlockNode {
     /// Makes the node longer or shorter (`bdrv_co_truncate`). What is added reads as zeroes.
     ///
-    /// Order: behind every request that was called before, and before every one that is called after it. The error's offset is the new
+    /// Order: after every request that was called before, and before every one that is called after it. The error's offset is the new
     /// length. Dropped: the request runs on.
     pub async fn truncate(&self, to: Truncate) -> Result<()> {
         self.truncate_as(Perms::ALL, to).await

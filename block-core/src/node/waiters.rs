@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// Who waits. Allocates only while somebody does.
+/// Who waits. Allocates only while a task waits.
 #[derive(Default)]
 pub(super) struct Waiters {
     /// The next ticket; only grows, so that the map is in the order of arrival.
@@ -15,7 +15,7 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    /// Ready as soon as `done` says so when polled. Whoever makes `done` true calls [`Waiters::wake_all`] after it.
+    /// Ready as soon as `done` says so when polled. A task that makes `done` true calls [`Waiters::wake_all`] after it.
     pub(super) fn until<C: Fn() -> bool + Unpin>(&self, done: C) -> Until<'_, C> {
         Until {
             waiters: self,

@@ -9,7 +9,7 @@ pub(super) fn check(options: &TestDiskOptions, len: u64, request: &Request, work
     let end = request.offset.checked_add(request.len);
     assert!(
         end.is_some_and(|end| end <= i64::MAX as u64),
-        "ends behind 2^63 - 1: {request:?}"
+        "ends past 2^63 - 1: {request:?}"
     );
     match request.op {
         Op::Read | Op::Write => {
@@ -96,13 +96,13 @@ fn check_range(limits: &BlockLimits, range: RangeLimits, request: &Request) {
     assert!(request.len <= longest, "longer than {longest}: {request:?}");
 }
 
-/// Inside the disk, whose last block may be partly behind the end; writes may also grow it where it grows.
+/// Inside the disk, whose last block may be partly past the end; writes may also grow it where it grows.
 fn check_bounds(options: &TestDiskOptions, len: u64, request: &Request) {
     let end = len.next_multiple_of(options.limits.request_alignment.into());
     let grows = options.grows && matches!(request.op, Op::Write | Op::WriteZeroes);
     assert!(
         grows || request.offset + request.len <= end,
-        "ends behind the disk's {len} bytes: {request:?}"
+        "ends past the disk's {len} bytes: {request:?}"
     );
 }
 

@@ -229,7 +229,7 @@ impl TestDiskControl {
         state.crash = Some(CrashLog::new(state.disk.clone()));
     }
 
-    /// The changes that a crash now could lose, in the order in which they took effect, and behind them the held ones, which could already
+    /// The changes that a crash now could lose, in the order in which they took effect, and after them the held ones, which could already
     /// have taken effect. FUA writes that ended are not among them. Empty where crashes are not tracked.
     pub fn unflushed(&self) -> Vec<Record> {
         let state = self.state.borrow();

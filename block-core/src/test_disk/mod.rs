@@ -47,7 +47,7 @@ pub struct TestDiskOptions {
     pub len: u64,
     /// What a request may be. A request outside panics.
     pub limits: BlockLimits,
-    /// A write behind the end grows it, as a file does.
+    /// A write past the end grows it, as a file does.
     pub grows: bool,
     /// FUA writes are done by the disk; without this a request with the flag panics.
     pub supports_fua: bool,

@@ -8,7 +8,7 @@ const PAGE: usize = 4096;
 #[derive(Clone, Default)]
 pub(super) struct Store {
     len: u64,
-    /// By offset / PAGE. Bytes of the last page behind `len` are zero.
+    /// By offset / PAGE. Bytes of the last page after `len` are zero.
     pages: BTreeMap<u64, Box<[u8; PAGE]>>,
 }
 
@@ -30,7 +30,7 @@ impl Store {
         self.len
     }
 
-    /// Bytes behind a shorter length are gone: they read as zeroes if it grows again.
+    /// Bytes after a shorter length are gone: they read as zeroes if it grows again.
     pub(super) fn set_len(&mut self, len: u64) {
         let whole_pages = len.div_ceil(PAGE as u64);
         self.pages.split_off(&whole_pages);
@@ -47,7 +47,7 @@ impl Store {
         self.len = self.len.max(len);
     }
 
-    /// Fills `dst`; zeroes behind the end.
+    /// Fills `dst`; zeroes past the end.
     pub(super) fn read(&self, at: u64, dst: &mut [u8]) {
         for (page, inside, run) in runs(at, dst.len() as u64) {
             let dst = &mut dst[run.0..run.0 + run.1];
@@ -58,7 +58,7 @@ impl Store {
         }
     }
 
-    /// Bytes behind the end are left out.
+    /// Bytes past the end are left out.
     pub(super) fn write(&mut self, at: u64, src: &[u8]) {
         let fits = self.len.saturating_sub(at).min(src.len() as u64);
         for (page, inside, run) in runs(at, fits) {

@@ -277,7 +277,7 @@ fn a_fault_hits_the_call_it_was_set_for_and_no_other() {
         "a failed write has no effect"
     );
     read(&disk, 45, 5).expect("before the range");
-    read(&disk, 60, 5).expect("behind the range");
+    read(&disk, 60, 5).expect("past the range");
     read(&disk, 59, 5).expect_err("touches it");
     read(&disk, 45, 6).expect_err("every time");
     control.clear_faults();
@@ -327,7 +327,7 @@ fn the_vmstate_area_grows_and_is_cut_to_its_true_length() {
         (b"\0\0\0state".to_vec(), Some(8))
     );
     let (dst, result) = now(disk.load_vmstate(VmstateOffset(5), room(5)));
-    result.expect("behind the end are zeroes");
+    result.expect("past the end are zeroes");
     assert_eq!((dst.to_vec(), control.len()), (b"ate\0\0".to_vec(), 0));
     control.set_vmstate_contents(b"other");
     assert_eq!(now(disk.vmstate_length()), Ok(Some(5)));

@@ -218,7 +218,7 @@ pub fn filled(len: usize, byte: u8) -> IoBuf {
     buf
 }
 
-/// Memory that repeats `byte`, at an address `shift` behind an aligned one.
+/// Memory that repeats `byte`, at an address `shift` after an aligned one.
 pub fn shifted(len: usize, shift: usize, byte: u8) -> IoBuf {
     let mut buf = filled(len + shift, byte);
     drop(buf.split_to(shift));

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A job owns the file and the memory until its system calls are over. So a future of this driver may be dropped at any await: the I/O
-//! runs on, the memory stays, and the file is closed (and unlocked) by whoever uses it last.
+//! runs on, the memory stays, and the file is closed (and unlocked) by its last user.
 
 mod direct_io;
 mod error;
@@ -200,7 +200,7 @@ impl FileDriver {
         };
         let job = self.workers.run(move || {
             let result = job(&file);
-            // Before the result is told: whoever gets it may rely on the file being in nobody's hands but its own.
+            // Before the result is told: any task that gets it may rely on the file being used by nothing else.
             drop(file);
             result
         });

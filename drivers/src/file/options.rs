@@ -22,7 +22,7 @@ pub enum Create {
 pub enum Locking {
     /// Yes; a file system without locks is an error.
     On,
-    /// No. Nobody is kept out, and nobody keeps us out.
+    /// No. No process is kept out, and none keeps us out.
     Off,
     /// Yes, unless the file system has none.
     #[default]

@@ -32,7 +32,7 @@ pub(super) fn write_zeroes(file: &Opened, at: u64, len: u64, may_unmap: bool) ->
     }
 }
 
-/// Zeroes by making holes. A hole behind the end does not move the end, so that part is done the other way.
+/// Zeroes by making holes. A hole past the end does not move the end, so that part is done the other way.
 fn punch_zeroes(file: &Opened, at: u64, len: u64) -> Result<(), Cause> {
     let end = at + len;
     let size = file.size()?;

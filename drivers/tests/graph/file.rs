@@ -12,7 +12,7 @@ fn any_request_on_a_file_of_any_length_leaves_the_file_with_its_true_length() {
         bench.run(async {
             let node = bench.file().await;
             assert_eq!(node.length().await, Ok(1000));
-            // Inside, at both sides of a block's border, across the end, behind the end.
+            // Inside, at both sides of a block's border, across the end, past the end.
             let cases = [
                 (10, 20),
                 (500, 30),
@@ -35,13 +35,10 @@ fn any_request_on_a_file_of_any_length_leaves_the_file_with_its_true_length() {
                 read(&node, end - 3, 3).await.expect("read"),
                 model[model.len() - 3..]
             );
-            let behind = read(&node, end - 3, 4)
+            let after = read(&node, end - 3, 4)
                 .await
                 .expect_err("one byte too many");
-            assert!(
-                matches!(behind.cause, Cause::OutOfBounds { .. }),
-                "{behind}"
-            );
+            assert!(matches!(after.cause, Cause::OutOfBounds { .. }), "{after}");
             node.close().await.expect("close");
         });
         assert_eq!(bench.bytes(), model);
@@ -102,7 +99,7 @@ fn futures_dropped_in_the_middle_leave_a_node_that_drains_closes_and_has_the_byt
         bench.run(async {
             let node = bench.file().await;
             for round in 0..50_u64 {
-                // Polled once: the request is on its way, and nobody waits for it.
+                // Polled once: the request is on its way, and no task waits for it.
                 let bytes = pattern(5000);
                 let mut write = Box::pin(write(&node, round * 5000 + 7, &bytes));
                 poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx).is_ready())).await;

@@ -91,7 +91,7 @@ fn each_cache(test: impl Fn(Bench)) {
 
 fn user(node: &BlockNode) -> BlockChild {
     node.attach("the test", Permissions::writer())
-        .expect("nobody else uses it")
+        .expect("nothing else uses it")
 }
 
 fn pattern(len: usize) -> Vec<u8> {

@@ -34,7 +34,7 @@ fn it_ends_where_it_was_told_to_and_does_not_grow() {
         let node = bench
             .node("null", NullDriver::new(100).expect("a length"))
             .await;
-        let error = write(&node, 99, b"xy").await.expect_err("behind the end");
+        let error = write(&node, 99, b"xy").await.expect_err("past the end");
         let cause = Cause::OutOfBounds {
             end: 101,
             size: 100,

@@ -11,7 +11,7 @@ async fn window(bench: &Bench, file: &BlockNode, offset: u64, size: Option<u64>)
     bench.node("raw", driver).await
 }
 
-/// A guest's disk must never take a machine's state for data: nobody could tell them apart afterwards.
+/// A guest's disk must never take a machine's state for data: nothing could tell them apart afterwards.
 #[test]
 fn savevm_over_raw_on_a_disk_full_of_guest_data_is_enotsup_and_changes_no_byte() {
     each_cache(|bench| {
@@ -102,7 +102,7 @@ fn a_window_with_odd_edges_reads_and_writes_exactly_its_bytes() {
             raw.pdiscard(DiskOffset(0), size).await.expect("discard");
             let bytes = bench.bytes();
             assert_eq!(bytes[..first], model[..first], "in front of the window");
-            assert_eq!(bytes[last..], model[last..], "behind it");
+            assert_eq!(bytes[last..], model[last..], "past it");
             raw.flush().await.expect("flush");
         });
     });
@@ -254,7 +254,7 @@ fn errors_of_the_child_are_told_in_the_windows_offsets() {
     bench.run(async {
         let file = bench.file().await;
         let raw = window(&bench, &file, 1000, None).await;
-        // The child becomes shorter behind the back of the node, which asked for the length before.
+        // The child becomes shorter without the node, which asked for the length before.
         let driver = RawDriver::open(
             user_sharing(&file),
             RawOptions {
@@ -309,9 +309,9 @@ fn closing_raw_closes_the_file_and_gives_its_locks_back() {
         let refused = FileDriver::open(bench.path(), second.clone()).await;
         assert!(matches!(refused.map(drop), Err(OpenError::Locked { .. })));
         raw.close().await.expect("close");
-        assert!(file.is_closed(), "nobody else uses it");
+        assert!(file.is_closed(), "nothing else uses it");
         let opened = FileDriver::open(bench.path(), second).await;
-        opened.expect("nobody holds it, though the nodes are still there");
+        opened.expect("nothing holds it, though the nodes are still there");
     });
 }
 

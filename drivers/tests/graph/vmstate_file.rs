@@ -87,7 +87,7 @@ fn a_load_across_the_end_has_zeroes_there() {
                 vec![0; 10]
             );
             assert_eq!(
-                load(&state, 1 << 50, 10).await.expect("far behind"),
+                load(&state, 1 << 50, 10).await.expect("far past"),
                 vec![0; 10]
             );
             let error = load(&state, i64::MAX as u64, 10)

@@ -72,7 +72,7 @@ fn what_does_not_get_smaller_is_written_as_it_is() {
 }
 
 #[test]
-fn parts_of_clusters_and_places_behind_the_end_are_refused() {
+fn parts_of_clusters_and_places_past_the_end_are_refused() {
     let rig = Rig::new(image(CompressionType::Zlib));
     let before = rig.files();
     let odd = |at, len: u64| {

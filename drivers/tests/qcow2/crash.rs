@@ -227,7 +227,7 @@ impl Run {
 
     fn compare(&mut self, stored: &[u8]) {
         let seed = self.load.seed;
-        // Behind the old end there is nothing but zeroes.
+        // Past the old end there is nothing but zeroes.
         let expected = self
             .certain
             .iter()

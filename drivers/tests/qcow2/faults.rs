@@ -1,4 +1,4 @@
-//! Any call of the files fails, once, under a load of requests: the request that needed it fails with that error and nobody else,
+//! Any call of the files fails, once, under a load of requests: the request that needed it fails with that error and nothing else,
 //! the bytes of all others are there, a later flush succeeds, and nothing is wrong with the image, not even a leak.
 
 use crate::load::*;
@@ -164,8 +164,8 @@ impl Run {
         findings.assert_clean(&format!("seed {seed}"));
         assert!(rig.stored() == read, "seed {seed}: stored");
         let fired = self.fired();
-        // A growth that failed tidies up behind itself, and may fail there too: it has one error to tell. Refcounts that could not be read
-        // when something was to be freed are read again by the next commit, and nobody is told.
+        // A growth that failed tidies up after itself, and may fail there too: it has one error to tell. Refcounts that could not be read
+        // when something was to be freed are read again by the next commit, and no caller is told.
         let quiet = self.failed_growths + self.reads;
         let told = self.failed <= fired && fired <= self.failed + quiet;
         assert!(

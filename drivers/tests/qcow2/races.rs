@@ -146,7 +146,7 @@ fn two_writers_in_one_new_cluster_share_it() {
     assert!(stored[16 * 1024..][..4096].iter().all(|b| *b == 0xbb));
 }
 
-/// The cluster would be free, and somebody else's, before the disk has read it.
+/// The cluster would be free, and another's, before the disk has read it.
 #[test]
 fn a_discard_waits_for_a_read_of_the_same_cluster() {
     let rig = Rig::new(image(1 << 20, 64 * KIB));
@@ -308,7 +308,7 @@ fn a_flush_called_during_a_flush_covers_what_was_written_between_them() {
     assert_eq!((disk[0], disk[512 * 1024]), (1, 2));
 }
 
-/// Compressed clusters are appended one behind the other. When all of a host cluster has become free, it is somebody else's.
+/// Compressed clusters are appended one after the other. When all of a host cluster has become free, it is another's.
 #[test]
 fn compressed_data_is_not_appended_to_a_cluster_that_has_changed_hands() {
     if !CompressionType::Zlib.is_built() {
@@ -336,7 +336,7 @@ fn compressed_data_is_not_appended_to_a_cluster_that_has_changed_hands() {
     assert!(stored[256 * 1024..][..65_536] == bytes && stored[512 * 1024..][..65_536] == packed);
 }
 
-/// Compressed clusters lie together, whoever writes them at the same time, over the ends of host clusters, too.
+/// Compressed clusters lie together, over the ends of host clusters, too.
 #[test]
 fn compressed_clusters_written_at_once_share_host_clusters() {
     if !CompressionType::Zlib.is_built() {

@@ -32,9 +32,9 @@ fn refused(rig: &Rig, to: Truncate) -> String {
 }
 
 /// The header of an image with data to its end says that the disk is shorter: as after a crash between the two steps of a truncate, or
-/// with a state behind the disk that a QEMU has loaded.
+/// with a state past the disk that a QEMU has loaded.
 #[test]
-fn what_lies_behind_the_end_is_not_shown_by_a_longer_disk() {
+fn what_lies_past_the_end_is_not_shown_by_a_longer_disk() {
     for version in [Version::V2, Version::V3] {
         let size = 2 << 20;
         let mut rig = Rig::new(image(size, version));
@@ -93,7 +93,7 @@ fn the_l1_table_moves_to_where_it_can_be_longer() {
     assert!(stored[long as usize - 512..].iter().all(|byte| *byte == 7));
 }
 
-/// Free clusters hold somebody's old data; preallocated ones read as zeroes nevertheless, and are written in place.
+/// Free clusters hold old data; preallocated ones read as zeroes nevertheless, and are written in place.
 #[test]
 fn preallocated_space_is_zero_and_allocated() {
     for version in [Version::V2, Version::V3] {

@@ -351,7 +351,7 @@ impl<T> Started<T> {
 }
 
 fn attach(node: &BlockNode, permissions: Permissions) -> BlockChild {
-    node.attach("the test", permissions).expect("nobody else")
+    node.attach("the test", permissions).expect("nothing else")
 }
 
 fn fixed(context: &AioContext, name: &str, setup: &Setup, bytes: &[u8]) -> Disk {

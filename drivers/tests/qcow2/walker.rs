@@ -68,7 +68,7 @@ impl<'a> Walker<'a> {
         self.table(be64(self.bytes, 40), be32(self.bytes, 36).into())
     }
 
-    /// A table of 8-byte entries; what lies behind the file's end counts as 0.
+    /// A table of 8-byte entries; what lies past the file's end counts as 0.
     fn table(&self, at: u64, entries: u64) -> Vec<u64> {
         (0..entries).map(|i| be64(self.bytes, at + 8 * i)).collect()
     }
@@ -366,7 +366,7 @@ fn be32(bytes: &[u8], at: u64) -> u32 {
     (be64(bytes, at) >> 32) as u32
 }
 
-/// Bytes behind the end count as 0.
+/// Bytes past the end count as 0.
 fn be64(bytes: &[u8], at: u64) -> u64 {
     let rest = bytes.get(at as usize..).unwrap_or_default();
     let mut number = [0; 8];

@@ -220,7 +220,7 @@ fn a_compressed_cluster_is_let_go_by_zeroes_and_discards() {
     rig.close_and_check();
 }
 
-/// Whoever reads the data file by itself must find what the guest finds.
+/// A task that reads the data file by itself must find what the guest finds.
 #[test]
 fn a_raw_data_file_is_made_zeroes_with_the_disk() {
     let rig = Rig::new(Setup {
@@ -243,7 +243,7 @@ fn a_raw_data_file_is_made_zeroes_with_the_disk() {
 }
 
 #[test]
-fn what_is_behind_the_backing_files_end_is_zero_and_not_allocated() {
+fn what_is_after_the_backing_files_end_is_zero_and_not_allocated() {
     let rig = Rig::new(Setup {
         backing: Some(pattern(3 * CLUSTER + 512, 9)),
         ..image(Version::V3)

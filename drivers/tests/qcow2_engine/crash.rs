@@ -218,7 +218,7 @@ fn a_crash_while_the_refcount_table_grows_leaves_leaks_at_worst() {
 }
 
 #[test]
-fn writes_that_fail_leave_no_leak_behind() {
+fn writes_that_fail_leave_no_leak() {
     for seed in 0..12 {
         run(async |context| {
             let refcount_bits = [64, 1, 16][seed as usize % 3];

@@ -23,7 +23,7 @@ pub(crate) async fn file(context: &AioHandle, bytes: &[u8]) -> (BlockChild, Test
     let node = NodeBuilder::new("file").open(context, disk).await;
     let node = node.expect("a node");
     let child = node.attach("the image", Permissions::writer());
-    (child.expect("nobody else uses it"), control)
+    (child.expect("nothing else uses it"), control)
 }
 
 /// The bytes of a new image, with `qemu-img create`'s options.

@@ -66,7 +66,7 @@ type Damage = fn(&mut Vec<u8>, &Places);
 /// What is wrong with what the snapshot leads to, and the words that say so.
 const DAMAGE: [(&str, Damage, &str); 14] = [
     (
-        "the L1 table lies behind the end of the file",
+        "the L1 table lies past the end of the file",
         |bytes, places| {
             let end = (bytes.len() as u64).next_multiple_of(CLUSTER);
             put(bytes, places.table, end + CLUSTER);
@@ -79,9 +79,9 @@ const DAMAGE: [(&str, Damage, &str); 14] = [
         "inside a cluster",
     ),
     (
-        "the L1 table lies behind all files",
+        "the L1 table lies past all files",
         |bytes, places| put(bytes, places.table, u64::MAX << 12),
-        "reaches behind",
+        "reaches past",
     ),
     (
         "the L1 table is longer than any can be",
@@ -97,7 +97,7 @@ const DAMAGE: [(&str, Damage, &str); 14] = [
         "at most",
     ),
     (
-        "an L1 entry leads behind the end of the file",
+        "an L1 entry leads past the end of the file",
         |bytes, places| put(bytes, places.l1, 1 << 50),
         "L2 table",
     ),
@@ -127,17 +127,17 @@ const DAMAGE: [(&str, Damage, &str); 14] = [
         "lies on the",
     ),
     (
-        "a cluster lies behind the end of the file",
+        "a cluster lies past the end of the file",
         |bytes, places| {
             let end = (bytes.len() as u64).next_multiple_of(CLUSTER);
             put(bytes, places.l2, end);
         },
-        "reaches behind",
+        "reaches past",
     ),
     (
-        "a compressed cluster lies behind the end of the file",
+        "a compressed cluster lies past the end of the file",
         |bytes, places| put(bytes, places.l2, 1 << 62 | 1 << 40),
-        "reaches behind",
+        "reaches past",
     ),
     (
         "a cluster is counted as free",
@@ -207,9 +207,9 @@ fn a_disk_whose_tables_point_anywhere_is_not_recorded() {
         let sound = sample(&bench).await;
         let damage: [(&str, Damage, &str); 6] = [
             (
-                "an L2 entry leads behind the end",
+                "an L2 entry leads past the end",
                 |bytes, places| put(bytes, places.active_l2, 1 << 50 | COPIED),
-                "reaches behind",
+                "reaches past",
             ),
             (
                 "an L2 entry leads into a cluster",

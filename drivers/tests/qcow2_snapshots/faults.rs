@@ -1,5 +1,5 @@
 //! A request of the image's file fails, the first, the second, and so on, in each operation: it is done or it is not, whatever failed;
-//! and as soon as the disk takes writes again nothing is left behind.
+//! and as soon as the disk takes writes again nothing is left.
 
 use crate::support::{Bench, Image, pattern};
 use crate::world::{ACTIONS, Action, IMAGES, World, cluster_of, was_ours};
@@ -58,7 +58,7 @@ async fn one_fault(
 }
 
 #[test]
-fn an_operation_with_one_fault_is_done_or_not_and_leaves_nothing_behind() {
+fn an_operation_with_one_fault_is_done_or_not_and_leaves_nothing() {
     let bench = Bench::new();
     bench.run(async {
         let mut faults = 0;

@@ -368,7 +368,7 @@ impl Run<'_> {
         });
     }
 
-    /// The length changes behind all requests before and before all behind; version 2 keeps it while there are snapshots.
+    /// The length changes after all requests before and before all after; version 2 keeps it while there are snapshots.
     fn resize(&mut self, seen: &mut Seen) {
         if self.what.contains("compat=0.10") || !self.is_free(&Touches::Snapshots) {
             return;

@@ -90,7 +90,7 @@ fn a_state_that_is_not_finished_is_not_recorded() {
 }
 
 #[test]
-fn a_snapshot_that_somebody_reads_is_neither_deleted_nor_replaced() {
+fn a_snapshot_that_a_task_reads_is_neither_deleted_nor_replaced() {
     let bench = Bench::new();
     bench.run(async {
         let image = bench.image("size=1M").await;
@@ -246,7 +246,7 @@ fn a_read_only_image_shows_its_snapshots_and_changes_none() {
 }
 
 #[test]
-fn a_state_behind_what_an_l1_table_can_map_is_refused() {
+fn a_state_after_what_an_l1_table_can_map_is_refused() {
     let bench = Bench::new();
     bench.run(async {
         // 4 Mi entries of 64 clusters of 512 bytes.
@@ -268,7 +268,7 @@ fn a_state_behind_what_an_l1_table_can_map_is_refused() {
 }
 
 #[test]
-fn whoever_may_only_read_changes_no_snapshots() {
+fn any_task_that_may_only_read_changes_no_snapshots() {
     let bench = Bench::new();
     bench.run(async {
         let image = bench.image("size=1M").await;

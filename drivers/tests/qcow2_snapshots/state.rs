@@ -108,7 +108,7 @@ fn a_discarded_state_gives_its_clusters_back_on_disk_too() {
 }
 
 #[test]
-fn a_close_drops_a_state_that_nobody_recorded() {
+fn a_close_drops_a_state_that_no_task_recorded() {
     let bench = Bench::new();
     bench.run(async {
         let image = bench.image("size=1M").await;
@@ -182,7 +182,7 @@ fn a_disk_of_another_length_has_its_snapshots_and_their_states_where_they_were()
         assert!(disk[..100 * 1024] == kept[0].1);
         assert!(disk[100 * 1024..].iter().all(|byte| *byte == 0));
         let known = image.node.vmstate_length().await.expect("asked");
-        assert_eq!(known, None, "the state behind the old end is gone");
+        assert_eq!(known, None, "the state past the old end is gone");
         for (name, ..) in kept {
             image.node.snapshot_delete(name).await.expect("deleted");
         }
@@ -245,7 +245,7 @@ fn a_write_while_a_snapshot_is_made_is_not_in_it() {
 }
 
 #[test]
-fn a_discard_waits_for_writes_of_the_state_and_those_behind_it_begin_another() {
+fn a_discard_waits_for_writes_of_the_state_and_those_after_it_begin_another() {
     let bench = Bench::new();
     let image = Rc::new(bench.run(bench.image("size=1M,cluster_size=4096")));
     image.control.hold(Op::Write, 0..u64::MAX);

@@ -58,7 +58,7 @@ impl Bench {
         let node = NodeBuilder::new("file").open(&self.handle(), disk).await;
         let node = node.expect("a node");
         let child = node.attach("the image", Permissions::writer());
-        (child.expect("nobody else uses it"), control)
+        (child.expect("nothing else uses it"), control)
     }
 
     /// The bytes of a new image, with `qemu-img create`'s options.

@@ -87,7 +87,7 @@ impl World {
         (image.close().await, world)
     }
 
-    /// Every other cluster is written, and hardly one lies behind its neighbour.
+    /// Every other cluster is written, and hardly one lies next to its neighbour.
     async fn scatter(&mut self, image: &Image, cluster: usize) {
         let clusters = self.disk.len() / cluster;
         for number in 0..clusters / 2 {

@@ -370,7 +370,7 @@ impl Sources {
         target.join("sources.txt")
     }
 
-    /// Has cargo forget each package in `target` that was built from other contents, or from nobody knows what.
+    /// Has cargo forget each package in `target` that was built from other contents, or from an unknown source.
     fn forget_others(&self, folder: &Path, target: &Path) -> Result<(), String> {
         let noted = fs::read_to_string(Self::file(target)).unwrap_or_default();
         let others: Vec<&str> = self

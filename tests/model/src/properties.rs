@@ -147,7 +147,7 @@ pub const PROPERTIES: &[(u8, &str)] = &[
         44,
         "the watcher of a hosted context reports what it was ordered",
     ),
-    (45, "a cancel flag reaches whoever waits for it"),
+    (45, "a cancel flag reaches every waiter"),
     (
         46,
         "an idle worker leaves against a submit and against a shutdown",

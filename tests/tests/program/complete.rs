@@ -315,7 +315,7 @@ fn a_temporary_file_that_cannot_be_removed_is_named() {
         .spawn()
         .expect("the program starts");
     let temporary = wait_for_temporary(folder.path(), "f");
-    // A folder of that name cannot be unlinked, whoever tries.
+    // A folder of that name cannot be unlinked.
     fs::remove_file(folder.path().join(&temporary)).expect("removed");
     fs::create_dir(folder.path().join(&temporary)).expect("made");
     drop(save.stdin.take());

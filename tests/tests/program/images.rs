@@ -151,7 +151,7 @@ fn an_external_data_file_is_made_with_the_image_and_not_needed_to_look_at_it() {
         assert!(line.contains("external file"), "{args:?}: {line}");
     }
     assert_holds(&path("i"), &before);
-    // One that is there is somebody's.
+    // One that is there belongs to another.
     fs::remove_file(path("i")).expect("removed");
     fs::write(path("d"), "old").expect("written");
     let args = ["create", "i", "--size", "1M", "-o", "data_file=d"];

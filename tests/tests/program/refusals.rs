@@ -43,7 +43,7 @@ fn an_existing_file_is_replaced_only_by_force() {
 fn a_file_in_use_is_not_replaced_even_by_force() {
     let folder = disk_folder();
     fs::write(folder.path().join("f"), bytes(8 << 20)).expect("written");
-    // A load that nobody takes the bytes of holds the file.
+    // A load that no task takes the bytes of holds the file.
     let mut load = command(folder.path(), &["load", "f"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -143,7 +143,7 @@ fn a_file_that_appears_during_a_save_is_not_replaced() {
             .spawn()
             .expect("the program starts");
         crate::stopping::wait_for_temporary(folder.path(), "f");
-        fs::write(folder.path().join("f"), "somebody else's").expect("written");
+        fs::write(folder.path().join("f"), "another's").expect("written");
         let mut stdin = save.stdin.take().expect("piped");
         stdin.write_all(b"state").expect("it reads");
         drop(stdin);
@@ -151,13 +151,13 @@ fn a_file_that_appears_during_a_save_is_not_replaced() {
         let line = failure(&output);
         assert!(line.contains("exists"), "{line}");
         assert!(!line.contains("no such file"), "there is one: {line}");
-        assert_holds(&folder.path().join("f"), b"somebody else's");
+        assert_holds(&folder.path().join("f"), b"another's");
         assert_eq!(names(folder.path()), ["f"]);
     }
 }
 
 #[test]
-fn what_a_crash_left_is_known_by_its_name_and_harms_nobody() {
+fn what_a_crash_left_is_known_by_its_name_and_harms_no_task() {
     let folder = disk_folder();
     let mut save = command(folder.path(), &["save", "f"])
         .stdin(Stdio::piped())
@@ -213,7 +213,7 @@ fn wrong_usage_ends_with_2_and_touches_nothing() {
 }
 
 #[test]
-fn a_temporary_file_of_somebody_else_is_neither_used_nor_removed() {
+fn a_temporary_file_of_another_process_is_neither_used_nor_removed() {
     // A process with this number crashed here before.
     let folder = disk_folder();
     let shell = "n=.f.vmstate-save.$$.tmp; echo old > $n; exec \"$0\" save f <<E\nnew\nE\n";

@@ -52,7 +52,7 @@ fn a_recorded_savevm_and_its_loadvm_are_replayed_each_way() {
     }
 }
 
-/// The blocks of `align` bytes that a piece covers only in part: what a read-modify-write reads. Blocks behind `end` do not exist.
+/// The blocks of `align` bytes that a piece covers only in part: what a read-modify-write reads. Blocks past `end` do not exist.
 fn partly_covered(at: u64, len: u64, align: u64) -> Vec<u64> {
     let (first, last) = (at / align, (at + len - 1) / align);
     let whole = |block: u64| at <= block * align && (block + 1) * align <= at + len;

@@ -109,7 +109,7 @@ fn a_signal_in_the_middle_of_a_save_leaves_what_was_there_before() {
 }
 
 #[test]
-fn a_signal_ends_a_load_that_nobody_reads() {
+fn a_signal_ends_a_load_that_no_task_reads() {
     for way in [&[][..], &["--unbuffered"]] {
         let folder = disk_folder();
         let state = bytes(8 << 20);

@@ -43,7 +43,7 @@ pub(super) const DAMAGES: &[(&str, Damage)] = &[
         let cluster = i.u64(48) / i.cluster();
         i.change_refcount(cluster, |_| 0)
     }),
-    ("two clusters behind everything are leaked", |i| {
+    ("two clusters past everything are leaked", |i| {
         let end = i.bytes.len() as u64 / i.cluster();
         i.change_refcount(end.saturating_sub(1), |n| n + 1) && i.change_refcount(end + 1, |_| 1)
     }),
@@ -61,10 +61,10 @@ pub(super) const DAMAGES: &[(&str, Damage)] = &[
     ("a zero cluster's entry leads into a cluster", |i| {
         i.a_standard_entry(|i, raw| (raw | 1) + i.cluster() / 2)
     }),
-    ("an entry leads behind the file", |i| {
+    ("an entry leads past the file", |i| {
         i.a_standard_entry(|i, _| (i.end_of_file() + 4 * i.cluster()) | COPIED)
     }),
-    ("an entry leads to the cluster behind the file", |i| {
+    ("an entry leads to the cluster past the file", |i| {
         i.a_standard_entry(|i, _| i.end_of_file() | COPIED)
     }),
     ("an entry leads far away", |i| {
@@ -112,7 +112,7 @@ pub(super) const DAMAGES: &[(&str, Damage)] = &[
     ("an L1 entry leads into a cluster", |i| {
         i.an_l1_entry(|_, raw| raw + 512)
     }),
-    ("an L1 entry leads behind the file", |i| {
+    ("an L1 entry leads past the file", |i| {
         i.an_l1_entry(|i, _| (i.end_of_file() + 8 * i.cluster()) | COPIED)
     }),
     ("an L1 entry has reserved bits", |i| {
@@ -139,7 +139,7 @@ pub(super) const DAMAGES: &[(&str, Damage)] = &[
     ("a reftable entry has reserved bits", |i| {
         i.reftable_entry(0, |_, raw| raw | 5)
     }),
-    ("a refcount block is said to be behind the file", |i| {
+    ("a refcount block is said to be past the file", |i| {
         i.reftable_entry(0, |i, _| i.end_of_file() + 3 * i.cluster())
     }),
     ("there are two refcount blocks in one place", |i| {
@@ -163,7 +163,7 @@ pub(super) const DAMAGES: &[(&str, Damage)] = &[
         let l1 = i.u64(40);
         i.put(48, l1)
     }),
-    ("the refcount table is behind the file", |i| {
+    ("the refcount table is past the file", |i| {
         let end = i.end_of_file();
         i.put(48, end + i.cluster())
     }),
@@ -180,7 +180,7 @@ pub(super) const DAMAGES: &[(&str, Damage)] = &[
     ("the first snapshot's L1 table is too large", |i| {
         i.snapshot(|i, at| i.put32(at + 8, 5 << 20))
     }),
-    ("the first snapshot's L1 table is behind the file", |i| {
+    ("the first snapshot's L1 table is past the file", |i| {
         i.snapshot(|i, at| {
             let end = i.end_of_file();
             i.put(at, end + 3 * i.cluster())
@@ -228,7 +228,7 @@ pub(super) const DAMAGES: &[(&str, Damage)] = &[
     ("a compressed entry has the COPIED flag", |i| {
         i.a_compressed_entry(|_, raw| raw | COPIED)
     }),
-    ("a compressed entry leads behind the file", |i| {
+    ("a compressed entry leads past the file", |i| {
         i.a_compressed_entry(|i, raw| raw + 5 * i.cluster() + i.end_of_file())
     }),
     ("a compressed entry is a standard one", |i| {

@@ -58,7 +58,7 @@ impl<'a> Case<'a> {
         case
     }
 
-    /// What is read is what was written, whoever wrote it; and `qemu-img` finds nothing wrong at any time.
+    /// What is read is what was written; and `qemu-img` finds nothing wrong at any time.
     pub(super) fn is_the_same_for_both(&mut self) {
         self.we_work();
         if self.spec.may_compress() && self.spec.below == Below::Nothing {

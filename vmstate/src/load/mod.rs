@@ -1,6 +1,6 @@
 //! Read-ahead load: [`VmstateLoad`].
 //!
-//! The state is read in chunks on a fixed grid. The window is the reader's chunk and `workers` more behind it; a read outside of it puts it
+//! The state is read in chunks on a fixed grid. The window is the reader's chunk and `workers` more after it; a read outside of it puts it
 //! there. Chunks are read by tasks of a pool into recycled buffers.
 
 mod session; // aiming, reading ahead, copying out
@@ -56,13 +56,13 @@ impl VmstateLoad {
         self.core.length.get()
     }
 
-    /// Reads at `at`; returns how many bytes were copied: fewer than asked where the state's end comes first, 0 at or behind it.
+    /// Reads at `at`; returns how many bytes were copied: fewer than asked where the state's end comes first, 0 at or past it.
     ///
     /// An error in a chunk is returned when a read reaches that chunk; the bytes before it were good. Reading there again asks the driver
     /// again. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// `Overflow` where the range ends behind `i64::MAX`; else the driver's.
+    /// `Overflow` where the range ends past `i64::MAX`; else the driver's.
     pub async fn read(&self, at: impl Into<VmstateOffset>, dst: &mut [u8]) -> Result<usize> {
         self.core
             .read(&self.node, &self.extension.saves, at.into().0, dst)

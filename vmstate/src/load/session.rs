@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 /// One load. Owned by its [`VmstateLoad`](crate::VmstateLoad), or by the node for `load_vmstate`. Its tasks do not keep it: without a
-/// reader nobody wants the chunks.
+/// reader no caller wants the chunks.
 pub(crate) struct LoadSession {
     geometry: Geometry,
     /// Chunks ahead of the reader's.
@@ -33,7 +33,7 @@ pub(crate) struct LoadSession {
 }
 
 impl LoadSession {
-    /// A load of `node`'s area. `None` where nobody knows the length.
+    /// A load of `node`'s area. `None` if the length is not known.
     pub(crate) async fn open(
         node: &BlockNode,
         saves: &ActiveSave,
@@ -183,7 +183,7 @@ impl LoadSession {
     }
 
     /// Puts the window's first chunk where `at` is, and begins to read those of its chunks that it does not have, as far as slots and
-    /// buffers allow. True if the chunk of `at` is ready or has failed, or lies behind the end.
+    /// buffers allow. True if the chunk of `at` is ready or has failed, or lies past the end.
     fn aim(self: &Rc<Self>, node: &BlockNode, at: u64) -> bool {
         let Some(last_byte) = self.length.get().checked_sub(1) else {
             return true;
@@ -207,9 +207,9 @@ impl LoadSession {
         chunk.is_some_and(|chunk| !matches!(chunk.content, Content::Loading))
     }
 
-    /// Begins to read a chunk, if a slot and a buffer are free and somebody drives the context.
+    /// Begins to read a chunk, if a slot and a buffer are free and the context is driven.
     fn start(self: &Rc<Self>, node: &BlockNode, index: u64) -> bool {
-        // A driver call that has to wait while nobody drives the context fails: leave it to a read that is awaited.
+        // A driver call that has to wait while the context is not driven fails: leave it to a read that is awaited.
         if !self.handle.is_driven() {
             return false;
         }
@@ -221,7 +221,7 @@ impl LoadSession {
         };
         let id = self.window.borrow_mut().begin(index);
         let start = self.geometry.start(index);
-        // Nothing is read behind the block of the last byte.
+        // Nothing is read after the block of the last byte.
         let end = self
             .geometry
             .block_up(self.length.get())

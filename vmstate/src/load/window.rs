@@ -26,7 +26,7 @@ pub(crate) enum Content {
 pub(crate) struct Window {
     /// In no order; few.
     chunks: Vec<Chunk>,
-    /// Buffers that nobody uses.
+    /// Buffers that nothing uses.
     spare: Vec<IoBuf>,
     /// Buffers in existence: in chunks, in tasks, spare.
     pub(crate) buffers: usize,
@@ -67,7 +67,7 @@ impl Window {
         id
     }
 
-    /// An attempt has ended. If nobody wants it any more, its buffer is spare.
+    /// An attempt has ended. If no caller wants it any more, its buffer is spare.
     pub(crate) fn end(&mut self, id: u64, buffer: Option<IoBuf>, result: Result<(), BlockError>) {
         let chunk = self.chunks.iter_mut().find(|chunk| chunk.id == id);
         match (chunk, result, buffer) {

@@ -27,7 +27,7 @@ pub(crate) enum Why {
 pub(crate) enum Submitted {
     /// It is no longer being filled.
     Yes,
-    /// Every worker is busy, or nobody drives the context, where a driver call that has to wait would fail; nothing was done.
+    /// Every worker is busy, or the context is not driven, where a driver call that has to wait would fail; nothing was done.
     NoSlot,
     /// An older version of it is in flight; nothing was done.
     InFlight,
@@ -49,7 +49,7 @@ struct Job {
     partial: Vec<u32>,
     /// Kept blocks of the cell.
     kept: Vec<KeptBlock>,
-    /// Behind this end of the area no save wrote before the job: blocks there need no read, unless something was stored there before.
+    /// Past this end of the area no save wrote before the job: blocks there need no read, unless something was stored there before.
     driver_end: u64,
     _flight: FlightGuard,
 }
@@ -211,7 +211,7 @@ impl SaveSession {
         Ok((buffer, runs, partial))
     }
 
-    /// A free worker. None while nobody drives the context.
+    /// A free worker. None while the context is not driven.
     pub(crate) fn slot(&self) -> Option<Slot<BlockError>> {
         self.handle.is_driven().then(|| self.pool.try_reserve())?
     }

@@ -87,7 +87,7 @@ impl SaveSession {
         Ok(all)
     }
 
-    /// Waits for everything in flight, this save's and what a cancelled one before it has left: it may still land behind our end.
+    /// Waits for everything in flight, this save's and what a cancelled one before it has left: it may still land past our end.
     async fn land(&self) -> Result<()> {
         match self.pool.wait_all().await {
             // A task's error is the save's failure already.
@@ -104,7 +104,7 @@ impl SaveSession {
         Ok(())
     }
 
-    /// Tells the driver the length. A task of the save like any write, in flight everywhere: were it left behind by a finalize that was
+    /// Tells the driver the length. A task of the save like any write, in flight everywhere: were it left by a finalize that was
     /// dropped, it could otherwise cut off what the next save writes.
     fn tell_length(self: &Rc<Self>, node: &BlockNode) -> Result<()> {
         let slot = self.slot();

@@ -65,7 +65,7 @@ impl VmstateSave {
     /// Dropping the future keeps exactly the prefix copied so far; [`VmstateSave::position`] tells its end.
     ///
     /// # Errors
-    /// `Overflow` where the range ends behind `i64::MAX`, and nothing is written; else the save's first failure.
+    /// `Overflow` where the range ends past `i64::MAX`, and nothing is written; else the save's first failure.
     pub async fn write(&self, at: impl Into<VmstateOffset>, bytes: &[u8]) -> Result<()> {
         self.core.write(&self.node, at.into(), bytes).await
     }
@@ -78,7 +78,7 @@ impl VmstateSave {
     /// Copies as many of the first bytes as there is room for now, and tells how many. Never waits, and allocates only buffers.
     ///
     /// 0 (for bytes that are not empty): no room now; await [`VmstateSave::make_room`], then try again. A full buffer is handed to the
-    /// driver at once if somebody drives the context, else by the next call that is awaited.
+    /// driver at once if the context is driven, else by the next call that is awaited.
     pub fn try_write(&self, at: impl Into<VmstateOffset>, bytes: &[u8]) -> Result<usize> {
         self.core.try_write(&self.node, at.into(), bytes)
     }
@@ -225,7 +225,7 @@ impl SaveSession {
         }
     }
 
-    /// Takes the turn for moments only: a caller that stops polling stops nobody.
+    /// Takes the turn for moments only: a caller that stops polling stops no other.
     pub(crate) async fn make_room(
         self: &Rc<Self>,
         node: &BlockNode,

@@ -50,7 +50,7 @@ pub(crate) struct SaveSession {
     /// The end of the byte that was accepted last, and the highest one.
     pub(crate) position: Cell<u64>,
     pub(crate) length: Cell<u64>,
-    /// Length of what was stored before this save, where the driver tells it, else 0; `None` until somebody has to know.
+    /// Length of what was stored before this save, where the driver tells it, else 0; `None` until it is needed.
     stored_end: Cell<Option<u64>>,
     pub(crate) progress: Progress,
     pub(crate) cancel: CancelFlag,
@@ -63,7 +63,7 @@ pub(crate) struct State {
     pub(crate) kept: Kept,
     /// What was handed to the driver, in a fresh area.
     pub(crate) written: Written,
-    /// Buffers that nobody uses.
+    /// Buffers that nothing uses.
     spare: Vec<Buffer>,
     /// Buffers in existence: filling, in flight and spare. At most [`SaveSession::max_buffers`].
     buffers: usize,
@@ -176,7 +176,7 @@ impl SaveSession {
             gone = state.release();
         }
         drop(gone);
-        // Whoever waits for room or for a flight learns of it now.
+        // A task that waits for room or for a flight learns of it now.
         self.area.changed.wake_all();
         first
     }
@@ -191,7 +191,7 @@ impl SaveSession {
         BlockError::new(Op::SaveVmstate, self.position.get(), 0, cause)
     }
 
-    /// Its owner has gone: a cancel that nobody asks the result of.
+    /// Its owner has gone: a cancel that no task asks the result of.
     pub(crate) fn abandon(&self) {
         self.cancel.cancel();
         if self.state.borrow().ended.is_none() {
@@ -220,7 +220,7 @@ impl SaveSession {
         }
     }
 
-    /// Its turn, if nobody has it.
+    /// Its turn, if it is free.
     pub(crate) fn try_turn(&self) -> Option<Turn<'_>> {
         self.turn.try_take()
     }
@@ -240,13 +240,13 @@ impl SaveSession {
         }
     }
 
-    /// Waits for `f`, unless nobody runs the context: an error of this call, not of the save.
+    /// Waits for `f`, unless the context is not driven: an error of this call, not of the save.
     pub(crate) async fn driven<F: Future>(&self, f: F) -> Result<F::Output> {
         let here = |_| self.error_here(Cause::NotDriven);
         self.handle.while_driven(f).await.map_err(here)
     }
 
-    /// Behind this end of the area nothing was stored before this save began. What the save itself writes is in [`Area::driver_end`].
+    /// Past this end of the area nothing was stored before this save began. What the save itself writes is in [`Area::driver_end`].
     pub(crate) async fn stored_end(&self, node: &BlockNode) -> Result<u64> {
         if let Some(end) = self.stored_end.get() {
             return Ok(end);
@@ -263,7 +263,7 @@ impl SaveSession {
         }
     }
 
-    /// The end behind which a block need not be read before it is padded: as far as anybody has asked, no end at all.
+    /// The end past which a block need not be read before it is padded: as far as anybody has asked, no end at all.
     pub(crate) fn unread_from(&self) -> u64 {
         let stored = self.stored_end.get().unwrap_or(u64::MAX);
         stored.max(self.area.driver_end.get())

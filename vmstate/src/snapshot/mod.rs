@@ -7,7 +7,7 @@ mod discard; // dropping what no snapshot holds
 mod load;
 mod save;
 mod stream; // from a reader to a snapshot
-mod task; // work that goes on when nobody waits for it
+mod task; // work that goes on when no task waits for it
 
 pub(crate) use self::discard::discard;
 pub use self::load::{SnapshotLoad, load_snapshot};

@@ -19,12 +19,12 @@ use std::rc::Rc;
 /// last byte of its state on.
 ///
 /// Dropping it, or the future of its commit before the record is being written, cancels the save: what was written is dropped by a task of
-/// the context when all that is in flight has landed, and where that fails, or nobody drives the context, by the driver when the next named
+/// the context when all that is in flight has landed, and where that fails, or the context is not driven, by the driver when the next named
 /// save begins or the image is closed. A crash before that leaks the space.
 pub struct SnapshotSave {
     new: NewSnapshot,
     save: VmstateSave,
-    /// Somebody else sees to what was written: the task of commit or cancel. Set once.
+    /// Another user sees to what was written: the task of commit or cancel. Set once.
     settled: bool,
 }
 
@@ -138,7 +138,7 @@ fn has_both(node: &BlockNode) -> bool {
     matches!((image, area), (Some(image), Some(area)) if image.is_same(&area))
 }
 
-/// What is left to be done when the last byte was accepted, or none is any more. It goes on whoever waits.
+/// What is left to be done when the last byte was accepted, or none is any more. It goes on without a waiter.
 struct Rest {
     node: BlockNode,
     core: Rc<SaveSession>,

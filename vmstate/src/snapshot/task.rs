@@ -1,4 +1,4 @@
-//! Tasks that go on when nobody waits for them.
+//! Tasks that go on when no task waits for them.
 
 use aio_task::{AioHandle, JoinError, JoinHandle};
 use block_core::{BlockError, Cause, Op, Result};
@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 
 /// Starts `task` at once, and waits for its output. It runs on if that wait is dropped, polled or not.
 ///
-/// Where nobody drives the context, the task waits for somebody who does, and the wait is an error.
+/// Where the context is not driven, the task waits until it is driven, and the wait is an error.
 pub(crate) fn on_its_own<T: 'static>(
     handle: &AioHandle,
     task: impl Future<Output = T> + 'static,
 ) -> impl Future<Output = Result<T>> + 'static {
-    // A request that has to wait while nobody drives the context fails, so the task is not begun then.
+    // A request that has to wait while the context is not driven fails, so the task is not begun then.
     let running = match handle.is_driven() {
         true => handle.spawn_now(task),
         false => handle.spawn(task),
@@ -28,7 +28,7 @@ pub(crate) fn on_its_own<T: 'static>(
     }
 }
 
-/// A task that is detached, not cancelled, when nobody waits for it any more.
+/// A task that is detached, not cancelled, when no task waits for it any more.
 struct Running<T>(Option<JoinHandle<T>>);
 
 impl<T> Future for Running<T> {

@@ -118,7 +118,7 @@ impl Bench {
         assert_eq!(self.drain_then_close(), Ok(()));
     }
 
-    /// The same, with a save left that nobody finalized.
+    /// The same, with a save left that no task finalized.
     pub fn drain_and_close_reporting(&self, error: &block_core::BlockError) {
         assert_eq!(self.drain_then_close().as_ref(), Err(error));
     }

@@ -3,7 +3,7 @@
 //! 1. Write a factory that makes a fresh driver, best over a [`TestDisk`](super::TestDisk) whose [`TestDiskControl`] it hands over with
 //!    [`Subject::over`]. The disk must have 64 KiB to 4 MiB.
 //! 2. If the driver stores its bytes, add [`Conformance::reopen`], which opens a driver on bytes that another one left. The suite then
-//!    checks what a crash after a flush, and a close, leave behind.
+//!    checks what a crash after a flush, and a close, leave.
 //! 3. [`Conformance::run`] checks one [`Property`] after another, each on fresh drivers, and returns a [`Report`]: one sentence for each
 //!    property that does not hold, and the reason for each that could not be checked. [`Report::assert_clean`] makes a test of it.
 //!

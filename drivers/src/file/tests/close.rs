@@ -42,7 +42,7 @@ fn a_write_whose_future_is_dropped_keeps_its_memory_and_lands() {
     bench.run(file.flush()).expect("flush");
     assert!(
         memory.try_into_mut().is_ok(),
-        "nobody owns the memory any more"
+        "nothing owns the memory any more"
     );
     assert_eq!(bench.bytes(), b"written.");
 }
@@ -88,7 +88,7 @@ fn a_context_that_goes_away_with_io_in_flight_leaves_the_io_alone() {
 }
 
 #[test]
-fn an_open_whose_future_is_dropped_leaves_no_lock_behind() {
+fn an_open_whose_future_is_dropped_leaves_no_lock() {
     let bench = Bench::new().with(b"abc");
     let script = Script::new().share();
     // The only worker is busy, so that the open cannot be over at its first poll.

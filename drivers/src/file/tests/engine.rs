@@ -22,7 +22,7 @@ fn what_is_written_is_read_back_at_any_offset_and_length() {
 }
 
 #[test]
-fn bytes_behind_the_end_read_as_zeroes() {
+fn bytes_past_the_end_read_as_zeroes() {
     let bench = Bench::new().with(&pattern(1000));
     let file = bench.open(&Script::new().share());
     let mut expected = pattern(1000)[900..].to_vec();
@@ -37,7 +37,7 @@ fn bytes_behind_the_end_read_as_zeroes() {
             vec![0; 512]
         );
         assert_eq!(
-            read(&file, 1 << 40, 512).await.expect("far behind it"),
+            read(&file, 1 << 40, 512).await.expect("far past it"),
             vec![0; 512]
         );
     });
@@ -45,7 +45,7 @@ fn bytes_behind_the_end_read_as_zeroes() {
 }
 
 #[test]
-fn zeroes_behind_the_end_reach_every_piece_of_the_vector() {
+fn zeroes_past_the_end_reach_every_piece_of_the_vector() {
     let bench = Bench::new().with(&pattern(1000));
     let file = bench.open(&Script::new().share());
     let (dst, result) = bench.run(file.preadv(DiskOffset(0), room(3000, 400)));
@@ -94,7 +94,7 @@ fn a_request_without_a_byte_makes_no_call() {
 }
 
 #[test]
-fn a_range_that_ends_behind_2_to_the_63_is_an_overflow_of_that_request() {
+fn a_range_that_ends_after_2_to_the_63_is_an_overflow_of_that_request() {
     let bench = Bench::new().with(b"abc");
     let file = bench.open(&Script::new().share());
     let last = i64::MAX as u64;

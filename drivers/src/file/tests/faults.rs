@@ -198,7 +198,7 @@ fn a_file_that_pretends_to_be_longer_than_it_is_gives_a_short_read() {
 #[test]
 fn a_read_at_the_end_goes_on_when_the_file_has_grown_meanwhile() {
     let bench = Bench::new().with(&pattern(100));
-    // The read has met the end at 100; before the length is asked for, somebody appends.
+    // The read has met the end at 100; before the length is asked for, another process appends.
     let script = Script::new().at(Call::Size, 0, Fault::Resized(120)).share();
     let file = bench.open(&script);
     let mut expected = pattern(100);
@@ -226,7 +226,7 @@ fn a_system_that_cannot_write_and_sync_at_once_gets_two_calls() {
 }
 
 #[test]
-fn the_error_of_a_sync_behind_a_stable_write_is_the_error_of_the_write() {
+fn the_error_of_a_sync_after_a_stable_write_is_the_error_of_the_write() {
     let bench = Bench::new().with(b"");
     let script = Script::new()
         .at(Call::WriteDsync, 0, Fault::Fails(Raw::OPNOTSUPP))

@@ -45,7 +45,7 @@ fn zeroes_replace_exactly_their_range() {
 }
 
 #[test]
-fn zeroes_behind_the_end_make_the_file_longer() {
+fn zeroes_past_the_end_make_the_file_longer() {
     for flags in [PLAIN, UNMAP] {
         let bench = Bench::new().with(&pattern(10_000));
         let file = bench.open(&Script::new().share());
@@ -53,7 +53,7 @@ fn zeroes_behind_the_end_make_the_file_longer() {
         let mut expected = pattern(8000);
         expected.resize(12_000, 0);
         assert_eq!(bench.bytes(), expected);
-        zero(&bench, &file, 20_000, 500, flags).expect("behind the end");
+        zero(&bench, &file, 20_000, 500, flags).expect("past the end");
         expected.resize(20_500, 0);
         assert_eq!(bench.bytes(), expected);
     }
@@ -200,11 +200,11 @@ fn status_tells_data_from_holes_and_covers_what_was_asked() {
                 (2 * block, 2 * block, false)
             ]
         );
-        let behind = file
+        let after = file
             .block_status(DiskOffset(1 << 40), 512)
             .await
             .expect("status");
-        assert!(behind.zero && behind.len == 512);
+        assert!(after.zero && after.len == 512);
     });
 }
 

@@ -22,7 +22,7 @@ pub struct ChainOptions {
     pub missing_format: MissingFormat,
     /// Of the top node. All files are opened with O_DIRECT or ignore flushes as it says.
     pub cache: CacheMode,
-    /// Nobody is kept from writing meanwhile, as with `qemu-img -U`. Implies `read_only`.
+    /// No task is kept from writing meanwhile, as with `qemu-img -U`. Implies `read_only`.
     pub force_share: bool,
     /// Whether locks are taken.
     pub locking: Locking,
@@ -139,6 +139,6 @@ pub struct NamedFile<'a> {
     pub what: &'static str,
     /// What the image says.
     pub name: &'a OsStr,
-    /// The path that will be opened: the name, behind the image's folder where it is relative. Symbolic links are not resolved.
+    /// The path that will be opened: the name, after the image's folder where it is relative. Symbolic links are not resolved.
     pub path: &'a Path,
 }

@@ -27,7 +27,7 @@ impl Counts {
         }
     }
 
-    /// The first cluster behind the file's end and behind everything counted.
+    /// The first cluster after the file's end and past everything counted.
     pub(crate) fn clusters(&self) -> u64 {
         self.clusters
     }

@@ -67,7 +67,7 @@ impl ReferenceCounts<'_, '_> {
         Ok(())
     }
 
-    /// The first L2 table at or behind byte `at`.
+    /// The first L2 table at or past byte `at`.
     pub(crate) fn table_from(&self, at: u64) -> Option<(u64, Uses)> {
         let next = self.tables.range(at..).next();
         next.map(|(at, uses)| (*at, *uses))

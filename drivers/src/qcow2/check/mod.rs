@@ -48,7 +48,7 @@ pub enum RepairLevel {
 /// Checks the image in `file`. Nothing is written. `qemu-img check`.
 ///
 /// Errors: the image is no qcow2 image, or so broken that it cannot be said what it uses, or it could not be read. What is wrong otherwise
-/// is in the report. Dropped: nothing is left behind.
+/// is in the report. Dropped: nothing is left.
 pub async fn check(file: &BlockChild) -> Result<CheckReport, Qcow2Error> {
     let source = Source::new(file).await?;
     let header = Header::read(&source, Purpose::Check).await?;

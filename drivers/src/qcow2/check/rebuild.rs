@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Nothing leads to the new structures until the header does, by one write inside its first sector. Before it the image is as broken as it
-//! was; behind it every refcount is what was counted, and the clusters of the old structures are free.
+//! was; after it every refcount is what was counted, and the clusters of the old structures are free.
 
 use super::counts::Counts;
 use super::uncounted::Kept;
@@ -82,7 +82,7 @@ impl Plan {
 }
 
 /// Writes refcount blocks and a table for `counts`, in which they count themselves afterwards, and makes `header` lead to them. They go to
-/// the cluster `end`, where nothing is, and those behind it, but to none of the `kept` ones.
+/// the cluster `end`, where nothing is, and those past it, but to none of the `kept` ones.
 ///
 /// Errors: [`Qcow2Error::TableTooLarge`], [`Qcow2Error::OutOfMemory`], [`Qcow2Error::Io`]. The image is as it was then; the file may
 /// have grown, and the last write may or may not have been done.

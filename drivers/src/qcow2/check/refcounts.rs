@@ -36,7 +36,7 @@ pub(crate) struct Compared {
     pub(crate) zero: bool,
     /// Clusters in use have no refcount block, or one that cannot be read.
     pub(crate) no_block: bool,
-    /// The first cluster behind the last that is used or counted.
+    /// The first cluster after the last that is used or counted.
     pub(crate) end: u64,
 }
 
@@ -146,8 +146,8 @@ impl<'a, 's> DiskRefcounts<'a, 's> {
                 }
             }
         }
-        let behind = blocks.saturating_mul(per_block).min(clusters)..clusters;
-        missing(counts, behind, action, report, &mut compared);
+        let after = blocks.saturating_mul(per_block).min(clusters)..clusters;
+        missing(counts, after, action, report, &mut compared);
         Ok(compared)
     }
 

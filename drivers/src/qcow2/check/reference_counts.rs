@@ -42,7 +42,7 @@ pub(crate) struct ReferenceCounts<'a, 's> {
     /// Where the refcount blocks are that count. Sorted by [`ReferenceCounts::finish`].
     blocks: Vec<u64>,
     /// Clusters that can be read through a table but are not counted, since the table or entry is wrong (QEMU does not count them either).
-    /// Nobody knows whether they are needed: a repair does not free them.
+    /// It is not known whether they are needed: a repair does not free them.
     kept: Vec<(Table, Range<u64>)>,
     /// The same of the refcounts' own structures. They are not needed, once there are new ones.
     lost_refcounts: Vec<Range<u64>>,
@@ -267,7 +267,7 @@ impl<'a, 's> ReferenceCounts<'a, 's> {
     pub(crate) fn is_overlapped(&self, offset: u64, bytes: u64) -> bool {
         let end = offset.saturating_add(bytes);
         let near = offset.saturating_sub(self.geometry.cluster_size() - 1)..end;
-        // Sorted by their start: those that start behind the table's end do not matter.
+        // Sorted by their start: those that start after the table's end do not matter.
         let before = self.areas.partition_point(|(start, _)| *start < end);
         let areas = self.areas.get(..before).unwrap_or(&[]).iter();
         let areas = areas.filter(|(_, area_end)| *area_end > offset);

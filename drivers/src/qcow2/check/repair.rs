@@ -2,7 +2,7 @@
 //!
 //! 1. Too many snapshots are dropped from the header: their clusters are leaked then, and found as such.
 //! 2. Preallocated clusters at impossible places become plain zeroes.
-//! 3. Everything is counted. A snapshot table that has to be written anew gets a place behind the file's end.
+//! 3. Everything is counted. A snapshot table that has to be written anew gets a place past the file's end.
 //! 4. Refcounts that are too low are raised; where their structures are not fit to be changed, new ones are built.
 //! 5. The new snapshot table is written, and the header leads to it.
 //! 6. Refcounts that are too high are lowered.
@@ -240,7 +240,7 @@ async fn build_anew<'a, 's>(
     Ok(found)
 }
 
-/// A snapshot table that is to be written behind the file's end.
+/// A snapshot table that is to be written past the file's end.
 struct NewTable {
     geometry: Geometry,
     bytes: Vec<u8>,
@@ -249,7 +249,7 @@ struct NewTable {
 }
 
 impl NewTable {
-    /// Takes the clusters behind everything that was counted, and counts them.
+    /// Takes the clusters past everything that was counted, and counts them.
     fn place(
         snapshots: &Snapshots,
         found: &mut ReferenceCounts<'_, '_>,

@@ -20,7 +20,7 @@ pub struct CheckReport {
     pub corruptions_fixed: u64,
     /// How many leaked clusters a repair has freed. They are not among `leaks` any more.
     pub leaks_fixed: u64,
-    /// The first byte behind the last cluster that is used or counted.
+    /// The first byte after the last cluster that is used or counted.
     pub image_end_offset: u64,
     /// Clusters of the guest's disk.
     pub total_clusters: u64,
@@ -61,7 +61,7 @@ impl CheckReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
-    /// A table or cluster reaches a cluster or more behind the file's end. It is not counted.
+    /// A table or cluster reaches a cluster or more past the file's end. It is not counted.
     Outside {
         /// What.
         what: Table,
@@ -204,7 +204,7 @@ impl fmt::Display for Finding {
                 end,
             } => write!(
                 f,
-                "the {what} of {bytes} bytes at {offset} lies behind the file's end at {end}"
+                "the {what} of {bytes} bytes at {offset} lies past the file's end at {end}"
             ),
             Self::Overflow { cluster, bits } => write!(
                 f,

@@ -8,8 +8,8 @@ pub(crate) struct Kept(Vec<Range<u64>>);
 
 impl Kept {
     pub(crate) fn contains(&self, cluster: u64) -> bool {
-        let behind = self.0.partition_point(|range| range.start <= cluster);
-        let before = behind.checked_sub(1).and_then(|index| self.0.get(index));
+        let after = self.0.partition_point(|range| range.start <= cluster);
+        let before = after.checked_sub(1).and_then(|index| self.0.get(index));
         before.is_some_and(|range| cluster < range.end)
     }
 

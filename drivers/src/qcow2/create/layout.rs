@@ -1,4 +1,4 @@
-//! Where everything is in a new image: one thing behind the other, in clusters.
+//! Where everything is in a new image: one thing after the other, in clusters.
 //!
 //! ```text
 //!   0        1          blocks_at         l1_at       l2_at         data_at               total

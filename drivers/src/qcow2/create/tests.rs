@@ -70,7 +70,7 @@ fn old_image() -> Vec<u8> {
         .expect("created");
     let mut image = bench.disk.contents();
     image.resize(400_000, 0xa5);
-    image[1536..].fill(0xa5); // its L1 table and all behind it
+    image[1536..].fill(0xa5); // its L1 table and all past it
     image
 }
 
@@ -222,7 +222,7 @@ fn what_is_refused_changes_nothing() {
 }
 
 #[test]
-fn every_cluster_of_a_new_image_is_counted_once_and_none_behind_it() {
+fn every_cluster_of_a_new_image_is_counted_once_and_none_after_it() {
     for list in [
         "size=0",
         "cluster_size=512,refcount_bits=1,size=8M",

@@ -47,7 +47,7 @@ impl Qcow2Compressor {
     }
 }
 
-/// A task somebody waits for, which goes on when nobody does: what it has in flight must not land behind a later write.
+/// A task that is detached, not cancelled, when its waiter is dropped: what it has in flight must not land after a later write.
 struct Running<T>(Option<JoinHandle<T>>);
 
 impl<T> Future for Running<T> {

@@ -29,7 +29,7 @@ pub struct ImageInfo {
     pub extended_l2: bool,
     /// Refcounts may be written late.
     pub lazy_refcounts: bool,
-    /// Refcounts may be wrong: whoever writes to the image next repairs it first.
+    /// Refcounts may be wrong: the next writer of the image repairs it first.
     pub dirty: bool,
     /// The image is marked as corrupt: it is not written to until it is repaired.
     pub corrupt: bool,
@@ -108,7 +108,7 @@ mod tests {
     use block_core::test_disk::{TestDisk, TestDiskOptions};
     use block_core::{NodeBuilder, Permissions};
 
-    /// What is known of an image that was made with `options`, on a disk that nobody has written to since.
+    /// What is known of an image that was made with `options`, on a disk that no task has written to since.
     fn info_of(options: &str) -> ImageInfo {
         let context = AioContext::new().unwrap();
         let handle = context.handle();

@@ -31,6 +31,6 @@ offset! {
     HostOffset
 }
 offset! {
-    /// A byte of what the L1 table maps: the guest's disk, and the vmstate area behind it.
+    /// A byte of what the L1 table maps: the guest's disk, and the vmstate area past it.
     GuestOffset
 }

@@ -9,7 +9,7 @@ use block_core::{Cause, ReadVector};
 pub(crate) enum Backing {
     /// The image has none.
     None,
-    /// Its node. What lies behind its end reads as zeroes.
+    /// Its node. What lies past its end reads as zeroes.
     Open(ImageFile),
     /// The image names one that was not opened: what would show through cannot be read.
     NotOpened { path: String, why: Option<String> },

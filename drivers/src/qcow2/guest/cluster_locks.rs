@@ -1,6 +1,6 @@
 //! Who may touch which guest clusters: a first-come first-served lock over ranges of cluster numbers.
 //!
-//! A request waits for every *earlier* one that overlaps it if either of the two is exclusive. Nobody waits for a later one, so no circle of
+//! A request waits for every *earlier* one that overlaps it if either of the two is exclusive. No task waits for a later one, so no circle of
 //! waits can form.
 //!
 //! | who | how | on |
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_passes_an_exclusive_request_that_came_before_even_while_it_waits() {
+    fn no_task_passes_an_exclusive_request_that_came_before_even_while_it_waits() {
         let locks = ClusterLocks::default();
         let first = locks.shared(0..4).now_or_never().unwrap();
         let mut alone = pin!(locks.exclusive(EVERYTHING));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_stops_waiting_holds_up_nobody() {
+    fn a_request_that_stops_waiting_holds_up_no_task() {
         let locks = ClusterLocks::default();
         let first = locks.exclusive(0..4).now_or_never().unwrap();
         let mut given_up = Box::pin(locks.exclusive(0..4));

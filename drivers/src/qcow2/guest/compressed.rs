@@ -6,7 +6,7 @@
 //!                                               ^ the next one is appended here
 //! ```
 //!
-//! A compressed cluster is never written in place: whoever writes to its guest cluster gets new clusters, and the old one's bytes are not
+//! A compressed cluster is never written in place: any task that writes to its guest cluster gets new clusters, and the old one's bytes are not
 //! used again before all of its host cluster is free.
 
 use super::Guest;
@@ -86,7 +86,7 @@ impl Guest {
     async fn compress(&self, src: &IoVector) -> Result<Option<Vec<u8>>> {
         let kind = self.header.compression;
         let mut cluster = src.to_vec();
-        cluster.resize(self.meta.geometry().cluster_size() as usize, 0); // behind the disk's end
+        cluster.resize(self.meta.geometry().cluster_size() as usize, 0); // past the disk's end
         let packed = in_worker(self.workers.as_ref(), move || {
             codec::compress(kind, &cluster)
         });

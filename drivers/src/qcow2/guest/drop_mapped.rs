@@ -58,7 +58,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Drops an L2 table with all that it maps, whoever else shares it.
+    /// Drops an L2 table with all that it maps, even if other tables share it.
     ///
     /// All of it is read before anything changes, so that a table that cannot be read is dropped by no half.
     async fn drop_table(&self, _: &Exclusive<'_>, l1: &L1Table, index: u64) -> Result<()> {

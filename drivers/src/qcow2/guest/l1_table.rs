@@ -12,7 +12,7 @@ use std::rc::Rc;
 /// An L1 table. All of them lead to L2 tables in the same cache.
 #[derive(Clone)]
 pub(crate) enum L1Table {
-    /// The guest's disk, and the vmstate area that QEMU may have left behind it.
+    /// The guest's disk, and the vmstate area that QEMU may have left after it.
     Active,
     /// A state that is being saved and that no snapshot has recorded yet.
     State(Rc<StateL1>),
@@ -28,7 +28,7 @@ pub(crate) struct StateL1 {
     pub(crate) entries: RefCell<Vec<u64>>,
     /// The state's length, once it is complete. Cleared by a later write.
     pub(crate) finished: Cell<Option<u64>>,
-    /// A snapshot has recorded it, or it was dropped: nobody writes to it any more. Set once.
+    /// A snapshot has recorded it, or it was dropped: no task writes to it any more. Set once.
     pub(crate) gone: Cell<bool>,
 }
 
@@ -92,7 +92,7 @@ impl Guest {
     pub(crate) fn check_l1_index(&self, l1: &L1Table, index: u64) -> Result<()> {
         let max = match l1 {
             L1Table::Active => self.meta.active().len(),
-            // It comes behind the disk's in a snapshot's table.
+            // It comes after the disk's in a snapshot's table.
             L1Table::State(_) => {
                 let disk = self.meta.geometry().vmstate_l1_index(self.meta.size());
                 self.meta.geometry().max_l1_entries().saturating_sub(disk)

@@ -158,7 +158,7 @@ impl Guest {
     async fn make_l2_table(&self, l1: &L1Table, l1_index: u64) -> Result<()> {
         let old = L1Entry(self.l1_entry(l1, l1_index));
         if old.copied() {
-            return Ok(()); // somebody was here before
+            return Ok(()); // done by a task before us
         }
         self.check_l1_index(l1, l1_index)?;
         let cluster_size = self.meta.geometry().cluster_size();

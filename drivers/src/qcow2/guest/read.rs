@@ -9,7 +9,7 @@ use crate::qcow2::metadata::out_of_memory;
 use block_core::{IoBuf, IoVector, ReadVector};
 
 impl Guest {
-    /// Fills `dst` from `at` on, in the order of the locks: behind changes of the same clusters that came before.
+    /// Fills `dst` from `at` on, in the order of the locks: after changes of the same clusters that came before.
     pub(crate) async fn read_guest(
         &self,
         l1: &L1Table,

@@ -1,14 +1,14 @@
 //! Changes of the disk's length: QEMU's `qcow2_co_truncate`.
 //!
 //! ```text
-//!   longer:   drop what is mapped behind the old end | zero what would show behind it | longer L1 table | allocate, if wanted | size
-//!   shorter:  size | drop what is mapped behind the new end
+//!   longer:   drop what is mapped past the old end | zero what would show past it | longer L1 table | allocate, if wanted | size
+//!   shorter:  size | drop what is mapped past the new end
 //! ```
 //!
-//! Behind the end there may be clusters that no guest sees: a machine's state that QEMU left there, the rest of a length that was never
-//! reached, the last cluster's tail. Whoever makes the disk longer must not find them, nor the backing file where that is longer.
+//! Past the end there may be clusters that no guest sees: a machine's state that QEMU left there, the rest of a length that was never
+//! reached, the last cluster's tail. A longer disk must not show them, nor the backing file where that is longer.
 //!
-//! The size is one write of the header, behind everything that the new length shows (`metadata/commit.rs`). The L1 table never becomes shorter.
+//! The size is one write of the header, after everything that the new length shows (`metadata/commit.rs`). The L1 table never becomes shorter.
 
 use super::L1Table;
 use super::mapping::Content;
@@ -127,7 +127,7 @@ impl Guest {
         done
     }
 
-    /// Makes bytes of one cluster zeroes that lay behind the disk's end.
+    /// Makes bytes of one cluster zeroes that lay past the disk's end.
     async fn zero_tail(&self, held: &Exclusive<'_>, tail: Range<u64>) -> Result<()> {
         let l1 = &L1Table::Active;
         let mut at = tail.start;
@@ -162,7 +162,7 @@ impl Guest {
         }
     }
 
-    /// The first byte behind the backing file; `u64::MAX` where it was not opened.
+    /// The first byte after the backing file; `u64::MAX` where it was not opened.
     async fn backing_end(&self) -> Result<u64> {
         match self.backing.file() {
             Some(file) => file.length().await,
@@ -212,7 +212,7 @@ impl Guest {
         data.child().truncate(to).await.map_err(|e| e.cause)
     }
 
-    /// What the external data file has behind the disk's old end, as far as the new length would show it.
+    /// What the external data file has past the disk's old end, as far as the new length would show it.
     async fn data_file_tail(&self, old: u64, new: u64) -> Result<Range<u64>> {
         match self.meta.external_data() {
             Some(data) => Ok(old..data.length().await?.clamp(old, new)),
@@ -220,7 +220,7 @@ impl Guest {
         }
     }
 
-    /// The first cluster that begins at or behind `at`, which is at most `i64::MAX`.
+    /// The first cluster that begins at or past `at`, which is at most `i64::MAX`.
     fn cluster_up(&self, at: u64) -> GuestOffset {
         GuestOffset(at.next_multiple_of(self.meta.geometry().cluster_size()))
     }

@@ -47,7 +47,7 @@ impl Guest {
             status.zero = backed == 0;
             status.len = match backed {
                 0 => len,
-                _ => len.min(backed), // what is behind the backing file's end reads as zeroes, and is the next answer
+                _ => len.min(backed), // what is past the backing file's end reads as zeroes, and is the next answer
             };
         }
         Ok(status)
@@ -57,7 +57,7 @@ impl Guest {
     async fn backed_bytes(&self, at: GuestOffset) -> Result<u64> {
         match self.backing.file() {
             Some(file) => Ok(file.length().await?.saturating_sub(at.0)),
-            None if self.backing.is_there() => Ok(u64::MAX), // not opened: nobody knows
+            None if self.backing.is_there() => Ok(u64::MAX), // not opened: it is not known
             None => Ok(0),
         }
     }
@@ -123,7 +123,7 @@ impl Guest {
 }
 
 impl Kind {
-    /// Whether `next`, which begins `done` bytes behind the start of this run, belongs to it.
+    /// Whether `next`, which begins `done` bytes past the start of this run, belongs to it.
     fn goes_on_with(&self, next: &Self, done: u64) -> bool {
         let expected = Self {
             host: self.host.map(|host| HostOffset(host.0 + done)),

@@ -74,7 +74,7 @@ impl Guest {
         drop(lock);
         let held = &self.locks.exclusive(clusters).await;
         self.check_tree(l1)?;
-        // While we waited somebody may have allocated them.
+        // While we waited another task may have allocated them.
         if let Some(written) = self.write_in_place(l1, at, &src).await? {
             return Ok(written);
         }
@@ -173,7 +173,7 @@ impl Guest {
         })
     }
 
-    /// The bytes that have to be written for `written` to be: whole subclusters, and whole clusters where data would be left behind.
+    /// The bytes that have to be written for `written` to be: whole subclusters, and whole clusters where data would be left.
     fn region(&self, old: &[Cluster], reused: bool, written: Range<u64>) -> Range<u64> {
         let geometry = self.meta.geometry();
         let unit = |cluster: Option<&Cluster>| match cluster {

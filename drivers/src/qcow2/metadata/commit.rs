@@ -12,7 +12,7 @@
 //! A crash between two steps leaves clusters that are counted and not used, or OFLAG_COPIED that is not yet true: nothing else. What the
 //! old mapping used is given back and lowered last (`free.rs`), and so is neither a hole nor used again before nothing on disk points to it.
 //!
-//! Every step is a set of writes in any order behind a flush. The header's fields are one write inside the first 72 bytes.
+//! Every step is a set of writes in any order after a flush. The header's fields are one write inside the first 72 bytes.
 
 use super::free::Freed;
 use super::root_table::CapturedTable;
@@ -37,7 +37,7 @@ pub(crate) struct Commits {
     begun: Cell<u64>,
     /// The number of the last one that succeeded.
     succeeded: Cell<u64>,
-    /// The first error that kept clusters from being freed. Whoever has to see to it that nothing leaks takes it: a snapshot operation, a
+    /// The first error that kept clusters from being freed. A task that has to see to it that nothing leaks takes it: a snapshot operation, a
     /// close. It is no error of the flush or write that happened to commit.
     not_reclaimed: RefCell<Option<Cause>>,
 }
@@ -234,9 +234,9 @@ impl Metadata {
         first_error
     }
 
-    /// Makes these the fields of the header, behind a flush, and stable. One write inside the first sector, which is not torn.
+    /// Makes these the fields of the header, after a flush, and stable. One write inside the first sector, which is not torn.
     ///
-    /// After a failure nobody knows which fields are on disk: what was there before is written again first, which is still valid, since
+    /// After a failure it is not known which fields are on disk: what was there before is written again first, which is still valid, since
     /// nothing that it names is let go before a commit succeeds.
     /// Returns whether there was anything to write.
     async fn write_roots(&self, roots: Roots) -> Result<bool> {

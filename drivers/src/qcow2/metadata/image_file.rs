@@ -54,7 +54,7 @@ impl ImageFile {
         read.map_err(|e| e.cause)
     }
 
-    /// Reads guest data. What lies behind the file's end reads as zeroes: an image may end in the middle of a cluster.
+    /// Reads guest data. What lies past the file's end reads as zeroes: an image may end in the middle of a cluster.
     pub(crate) async fn read(&self, at: u64, dst: ReadVector) -> (ReadVector, Result<()>) {
         let (mut dst, result) = self.child.preadv(DiskOffset(at), dst).await;
         let size = match result {

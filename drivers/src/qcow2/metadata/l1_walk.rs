@@ -21,7 +21,7 @@ use std::rc::Rc;
 pub(crate) struct Position {
     /// The L1 entry.
     index: usize,
-    /// The slice of its L2 table; behind the last one comes the table itself.
+    /// The slice of its L2 table; past the last one comes the table itself.
     slice: u64,
 }
 

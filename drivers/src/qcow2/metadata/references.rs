@@ -54,7 +54,7 @@ impl Metadata {
     /// One reference more to all that the walk leads to. On an error `walk` stands at the L2 table where it failed: the references of those
     /// before are still raised, tables included, and those of this one are given back.
     ///
-    /// A table whose own reference is not raised may be let go as soon as somebody writes to the disk, and could not be walked over again.
+    /// A table whose own reference is not raised may be let go as soon as a request writes to the disk, and could not be walked over again.
     /// Memory: two numbers for each run of clusters that one table leads to.
     pub(crate) async fn raise_references(&self, walk: &mut Walk) -> Result<()> {
         let mut of_this_table = Vec::new();

@@ -39,13 +39,13 @@ impl RootTable {
         }
     }
 
-    /// The entry, 0 behind the table's end.
+    /// The entry, 0 after the table's end.
     pub(crate) fn get(&self, index: u64) -> u64 {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         self.entries.borrow().get(index).copied().unwrap_or(0)
     }
 
-    /// Changes an entry; one behind the end is not there to be changed: false.
+    /// Changes an entry; one past the end is not there to be changed: false.
     pub(crate) fn set(&self, index: u64, value: u64) -> bool {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         match self.entries.borrow_mut().get_mut(index) {

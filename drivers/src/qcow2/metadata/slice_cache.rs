@@ -10,7 +10,7 @@
 //! Of a slice only the blocks with changes are written. What was a hole of the file stays one, so that a change that is undone on a full disk
 //! needs no space.
 //!
-//! Only clean slices that nobody holds are let go. What orders the writes is the commit (`commit.rs`); this file only keeps count.
+//! Only clean slices that nothing holds are let go. What orders the writes is the commit (`commit.rs`); this file only keeps count.
 
 use super::image_file::ImageFile;
 use crate::qcow2::format::error::Result;

@@ -1,4 +1,4 @@
-//! The image file as a check reads it: what lies behind its end reads as zeroes, as it does in QEMU.
+//! The image file as a check reads it: what lies past its end reads as zeroes, as it does in QEMU.
 
 use crate::qcow2::format::error::{Qcow2Error, Table, io};
 use crate::qcow2::format::read_at::ReadAt;
@@ -11,7 +11,7 @@ pub(crate) const PIECE: u64 = 64 << 10;
 /// Bytes of one write.
 const WRITE: usize = 1 << 20;
 
-/// The file of an image that nobody else changes.
+/// The file of an image that nothing else changes.
 pub(crate) struct Source<'a> {
     file: &'a BlockChild,
     /// Its length in bytes. Grows with our own writes.
@@ -141,7 +141,7 @@ impl<'a, 'b> Entries<'a, 'b> {
         }
     }
 
-    /// The index of the first of some more entries, and these; `None` behind the last.
+    /// The index of the first of some more entries, and these; `None` past the last.
     pub(crate) async fn next(&mut self) -> Result<Option<(u64, Vec<u64>)>, Qcow2Error> {
         let first = self.next;
         let entries = (self.count - first).min(PIECE / 8);

@@ -23,7 +23,7 @@ impl Metadata {
         Ok(clusters)
     }
 
-    /// Padded to whole clusters, so that no old bytes are left behind a table.
+    /// Padded to whole clusters, so that no old bytes follow a table.
     async fn write_whole(&self, cluster: u64, bytes: &[u8]) -> Result<()> {
         let mut whole = bytes.to_vec();
         whole.resize(

@@ -2,7 +2,7 @@
 //!
 //! 1. Everything that can be refused is refused: names, limits, tables that make no sense, refcounts that do not fit.
 //! 2. Each table and cluster of the guest's disk gets a reference more, and COPIED is cleared in the active tables.
-//! 3. The snapshot's L1 table is written, and a new snapshot table; the header names it, behind all of this.
+//! 3. The snapshot's L1 table is written, and a new snapshot table; the header names it, after all of this.
 //! 4. What is no longer needed is dropped: the old snapshot table, a replaced snapshot, a state that QEMU left in the active L1 table.
 //!
 //! The saved state has its references already, and they become the snapshot's.
@@ -166,7 +166,7 @@ impl Image {
         self.drop_active_vmstate();
     }
 
-    /// What QEMU's savevm or loadvm left in the active L1 table behind the disk is dropped.
+    /// What QEMU's savevm or loadvm left in the active L1 table past the disk is dropped.
     fn drop_active_vmstate(&self) {
         let disk = self.meta().geometry().vmstate_l1_index(self.meta().size());
         let entries = self.meta().active().copy(disk..self.meta().active().len());
@@ -221,7 +221,7 @@ impl Plan {
         all
     }
 
-    /// The snapshot's L1 table: the disk's entries, and from the first one behind them on the state's. Its flags are not used.
+    /// The snapshot's L1 table: the disk's entries, and from the first one after them on the state's. Its flags are not used.
     fn l1_bytes(&self) -> Vec<u8> {
         let disk = self.disk.entries().iter().copied();
         let state = self

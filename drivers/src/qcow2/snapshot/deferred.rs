@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 /// What is left to be done.
 #[derive(Default)]
 pub(crate) struct Deferred {
-    /// Tables whose references are to be dropped, each as far as that has been done. Nobody writes to them any more.
+    /// Tables whose references are to be dropped, each as far as that has been done. No task writes to them any more.
     abandoned: RefCell<Vec<(Walk, Freeing)>>,
     /// Entries of the active tables may lead to clusters with one reference and say otherwise.
     copied: Cell<bool>,
@@ -85,7 +85,7 @@ impl Image {
             };
             match self.meta().free_references(&mut walk, freeing).await {
                 Ok(()) => {}
-                // Never to be read: given up. It was checked before, so somebody else has changed the file.
+                // Never to be read: given up. It was checked before, so another user has changed the file.
                 Err(cause @ Cause::Corrupt(_)) => return Err(cause),
                 Err(cause) => {
                     let mut abandoned = self.deferred.abandoned.borrow_mut();

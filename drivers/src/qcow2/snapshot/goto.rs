@@ -2,10 +2,10 @@
 //!
 //! 1. Everything that can be refused is refused.
 //! 2. All that the snapshot leads to, its state included, gets a reference more, and COPIED is cleared there.
-//! 3. A copy of the snapshot's L1 table is written to clusters of its own; the header names it, with the disk's size, behind all of this.
+//! 3. A copy of the snapshot's L1 table is written to clusters of its own; the header names it, with the disk's size, after all of this.
 //! 4. What the active tables led to before loses a reference, and a state that no snapshot recorded is dropped.
 //!
-//! The state is in the active tables then, behind the disk, as QEMU leaves it; the next snapshot, or a change of length, drops it.
+//! The state is in the active tables then, past the disk, as QEMU leaves it; the next snapshot, or a change of length, drops it.
 
 use super::Image;
 use crate::qcow2::format::entry::L1Entry;

@@ -41,14 +41,14 @@ impl Snapshots {
         })
     }
 
-    /// Somebody looks at the snapshot as long as `tree` lives.
+    /// A view of the snapshot is open as long as `tree` lives.
     pub(crate) fn add_view(&self, snapshot: Snapshot, tree: &Rc<SnapshotL1>) {
         let mut views = self.views.borrow_mut();
         views.retain(|(_, tree)| tree.strong_count() > 0);
         views.push((snapshot, Rc::downgrade(tree)));
     }
 
-    /// Refuses where somebody looks at the snapshot.
+    /// Refuses if a view of the snapshot is open.
     pub(crate) fn check_unused(&self, snapshot: &Snapshot) -> Result<()> {
         let views = self.views.borrow();
         let used = views

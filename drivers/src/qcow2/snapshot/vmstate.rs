@@ -1,4 +1,4 @@
-//! The machine's state behind the guest's disk: QEMU's `qcow2_save_vmstate` and `qcow2_load_vmstate`.
+//! The machine's state after the guest's disk: QEMU's `qcow2_save_vmstate` and `qcow2_load_vmstate`.
 //!
 //! ```text
 //!   first save_vmstate   a state of its own begins: an L1 table in memory (`guest/l1_table.rs`), written to by the ordinary allocating path
@@ -45,7 +45,7 @@ impl Vmstate {
         }
     }
 
-    /// The state is a snapshot's now, or dropped: whoever still writes to it fails.
+    /// The state is a snapshot's now, or dropped: later writes to it fail.
     pub(crate) fn take(&self) -> Option<Rc<StateL1>> {
         let tree = self.tree.take()?;
         tree.gone.set(true);
@@ -68,7 +68,7 @@ impl Image {
     pub(crate) async fn save_vmstate(&self, at: VmstateOffset, src: IoVector) -> Result<()> {
         self.check_snapshots()?;
         let end = at.checked_add(src.len()).ok_or(Cause::Overflow)?;
-        // Behind a snapshot that is being made, which takes the state with it.
+        // After a snapshot that is being made, which takes the state with it.
         drop(self.guest.locks().shared(SNAPSHOTS).await);
         self.check_snapshots()?;
         let tree = self.vmstate.tree().unwrap_or_default();

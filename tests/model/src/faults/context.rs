@@ -117,7 +117,7 @@ pub(super) const FAULTS: &[Fault] = &[
         file: CORE,
         search: "        self.take_notification();\n        self.timers.fire(&self.clock);\n    }\n\n    pub(super) fn take_notification(&self) {",
         replacement: "    }\n\n    pub(super) fn take_notification(&self) {",
-        killer: Killer::Nobody {
+        killer: Killer::Equivalent {
             why: "the next turn comes at once and looks at both; the look after the sleep saves one turn",
             watched: &[WOKEN, MAIN, STRANDED, DEADLINE],
         },
@@ -255,7 +255,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &["a_timer_set_outside_a_turn_is_watched"],
     ),
     fault(
-        "the watcher reports to nobody",
+        "the watcher reports to nothing",
         HOSTED,
         "move || remote.notifier.notify())?;",
         "move || drop(remote.clone()))?;",
@@ -342,7 +342,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &[TWO_HOSTS],
     ),
     fault(
-        "a Drive that leaves hands over to nobody",
+        "a Drive that leaves hands over to no other",
         HOSTED,
         "drop(HostsStandBy::new(core));",
         "",
@@ -429,7 +429,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &[ENDS_OUTSIDE],
     ),
     fault(
-        "the last driver that leaves wakes nobody",
+        "the last driver that leaves wakes no waiter",
         CORE,
         "        if left == 0 {\n            self.core.driven_waiters",
         "        if left > 0 {\n            self.core.driven_waiters",
@@ -560,7 +560,7 @@ pub(super) const FAULTS: &[Fault] = &[
         file: CORE,
         search: "        self.closed.set(true);\n",
         replacement: "        self.timers.wake_all();\n        self.closed.set(true);\n",
-        killer: Killer::Nobody {
+        killer: Killer::Equivalent {
             why: "a wait that is woken early finds the context open, waits again, and is woken when the context has closed",
             watched: &[ENDS_INLINE],
         },

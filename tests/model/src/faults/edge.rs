@@ -61,7 +61,7 @@ pub(super) const FAULTS: &[Fault] = &[
         file: NOTIFIER,
         search: "self.word.swap(NOTIFIED, Ordering::AcqRel)",
         replacement: "self.word.swap(NOTIFIED, Ordering::Release)",
-        killer: Killer::Nobody {
+        killer: Killer::Equivalent {
             why: "a read-modify-write continues the release sequence of the notification it swallows whatever it acquires, and the hosts are behind a lock",
             watched: &[SWALLOWED, COST, HOST],
         },
@@ -78,7 +78,7 @@ pub(super) const FAULTS: &[Fault] = &[
         file: NOTIFIER,
         search: "self.word.swap(EMPTY, Ordering::AcqRel)",
         replacement: "self.word.swap(EMPTY, Ordering::Acquire)",
-        killer: Killer::Nobody {
+        killer: Killer::Equivalent {
             why: "who finds the word empty reads nothing that the owner wrote",
             watched: &[FLAG, SWALLOWED, HOST],
         },
@@ -88,7 +88,7 @@ pub(super) const FAULTS: &[Fault] = &[
         file: NOTIFIER,
         search: ".compare_exchange(EMPTY, SLEEPING, Ordering::AcqRel, Ordering::Acquire)",
         replacement: ".compare_exchange(EMPTY, SLEEPING, Ordering::Relaxed, Ordering::Relaxed)",
-        killer: Killer::Nobody {
+        killer: Killer::Equivalent {
             why: "who finds the owner asleep reaches it through a lock, and an owner that finds a notification takes it with acquire before it reads",
             watched: &[FLAG, DATA, ONCE, STALE, HOST],
         },
@@ -251,7 +251,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &[MAIN],
     ),
     fault(
-        "a wake of the context notifies nobody",
+        "a wake of the context notifies nothing",
         REMOTE,
         "pub fn wake(&self) {\n        self.remote.notifier.notify();",
         "pub fn wake(&self) {",
@@ -259,7 +259,7 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
     // The slot.
     fault(
-        "a value is left and nobody woken",
+        "a value is left and no waiter woken",
         SLOT,
         "waker.wake();",
         "drop(waker);",
@@ -268,7 +268,7 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "the receiver is woken before the value is there",
         SLOT,
-        "    let before = {\n        let mut state = slot.lock();\n        match *state {\n            State::Deaf => outcome,\n            _ => mem::replace(&mut *state, outcome),\n        }\n    };\n    // Outside the lock: a waker may run anything, and so may the drop of a value nobody wants.\n    if let State::Waiting(waker) = before {\n        waker.wake();\n    }",
+        "    let before = {\n        let mut state = slot.lock();\n        match *state {\n            State::Deaf => outcome,\n            _ => mem::replace(&mut *state, outcome),\n        }\n    };\n    // Outside the lock: a waker may run anything, and so may the drop of a value no caller wants.\n    if let State::Waiting(waker) = before {\n        waker.wake();\n    }",
         "    let before = mem::replace(&mut *slot.lock(), State::Empty);\n    if let State::Waiting(waker) = before {\n        waker.wake();\n    }\n    *slot.lock() = outcome;",
         &[FIRST_LOOK, NO_VALUE, LEFT],
     ),
@@ -344,7 +344,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &[CANCEL_WAIT],
     ),
     fault(
-        "a cancel wakes nobody",
+        "a cancel wakes no waiter",
         CANCEL,
         "waker.wake();",
         "drop(waker);",

@@ -38,8 +38,8 @@ pub enum Killer {
         /// Part of what the gate prints.
         says: &'static str,
     },
-    /// Nobody can: the program does the same. The models that were written to notice pass, which shows that it was tried.
-    Nobody {
+    /// No model can: the program does the same. The models that were written to notice pass, which shows that it was tried.
+    Equivalent {
         /// Why nothing changes.
         why: &'static str,
         /// The models that pass all the same.
@@ -99,7 +99,7 @@ pub fn idle_models(models: &[&str]) -> Vec<String> {
     let killers: BTreeSet<&str> = all()
         .filter_map(|fault| match fault.killer {
             Killer::Models(models) => Some(models),
-            Killer::Gate { .. } | Killer::Nobody { .. } => None,
+            Killer::Gate { .. } | Killer::Equivalent { .. } => None,
         })
         .flatten()
         .copied()

@@ -28,7 +28,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &["a_task_that_panics_while_another_ends_frees_its_slot_once"],
     ),
     fault(
-        "an idle pool wakes nobody who waits for all",
+        "an idle pool wakes no task that waits for all",
         "aio-task/src/pool/accounts.rs",
         "            self.alls.nudge_all(wakes);",
         "",
@@ -52,14 +52,14 @@ pub(super) const FAULTS: &[Fault] = &[
         ],
     ),
     fault(
-        "a hint that leaves in its turn wakes nobody",
+        "a hint that leaves in its turn wakes no waiter",
         "aio-task/src/pool/accounts.rs",
         "                if its_turn {\n                    self.advance_line(wakes);\n                }",
         "                let _ = its_turn;",
         &["a_hint_that_leaves_in_its_turn_wakes_the_next_in_line"],
     ),
     fault(
-        "a hint that has looked wakes nobody",
+        "a hint that has looked wakes no waiter",
         "aio-task/src/pool/accounts.rs",
         "                *spare = self.line.remove(key).waker;\n                self.advance_line(wakes);",
         "                *spare = self.line.remove(key).waker;\n                let _ = wakes;",
@@ -87,12 +87,12 @@ pub(super) const FAULTS: &[Fault] = &[
         &["a_task_that_panics_while_another_ends_frees_its_slot_once"],
     ),
     fault(
-        "a task of a pool is polled once, and woken by nobody",
+        "a task of a pool is polled once, and never woken again",
         "aio-task/src/pool/task.rs",
         "|| future.as_mut().poll(cx)",
         "|| future.as_mut().poll(&mut Context::from_waker(Waker::noop()))",
         &[
-            "litmus_members_run_while_nobody_awaits_the_group",
+            "litmus_members_run_while_no_task_awaits_the_group",
             "with_one_slot_the_second_start_waits_for_the_first_end",
         ],
     ),
@@ -132,7 +132,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &["a_wake_for_a_sleeper_that_leaves_goes_to_the_next"],
     ),
     fault(
-        "a queue wakes nobody",
+        "a queue wakes no waiter",
         "aio-task/src/queue.rs",
         "            let first = sleepers.front();",
         "            let first = sleepers.front().filter(|_| false);",

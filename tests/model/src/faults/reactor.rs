@@ -15,7 +15,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &[TASK, MAIN],
     ),
     fault(
-        "a ring wakes nobody",
+        "a ring wakes no waiter",
         CONDVAR,
         "self.0.heard.notify_one();",
         "",

@@ -53,7 +53,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &["a_save_dropped_while_its_buffer_completes_leaves_room_for_the_next"],
     ),
     fault(
-        "the end of the last request wakes nobody",
+        "the end of the last request wakes no waiter",
         "block-core/src/node/request.rs",
         "        if left == 0 {\n            gate.idle.wake_all();\n        }",
         "        let _ = left;",
@@ -74,7 +74,7 @@ pub(super) const FAULTS: &[Fault] = &[
         &["a_cancel_ends_a_save_that_waits_though_nothing_completes"],
     ),
     fault(
-        "the end of a flight wakes nobody",
+        "the end of a flight wakes no waiter",
         "vmstate/src/area_state.rs",
         "        self.area.changed.wake_all();\n    }\n}",
         "    }\n}",

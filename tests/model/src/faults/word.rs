@@ -78,7 +78,7 @@ impl AtomicUsize {
 }
 
 const COALESCED: &str = "a_wake_happens_before_the_poll_it_causes_even_when_two_become_one";
-const LITMUS: &str = "litmus_a_wake_behind_a_coalesced_one_is_not_lost";
+const LITMUS: &str = "litmus_a_wake_after_a_coalesced_one_is_not_lost";
 const RUNNABLES: &str = "two_wakers_at_once_make_one_runnable";
 const OUTPUT: &str = "an_output_awaited_on_another_thread_is_read_after_it_was_written";
 const ELSEWHERE: &str = "a_task_of_one_context_awaited_in_another_ends_with_its_output";
@@ -90,7 +90,7 @@ pub(super) const FAULTS: &[Fault] = &[
         file: SHIM,
         search: LOOMS,
         replacement: word!(change: "self.0.compare_exchange(old, new, done, failed)"),
-        killer: Killer::Nobody {
+        killer: Killer::Equivalent {
             why: "every operation is passed on as it is: what the other faults of this word change is what is noticed",
             watched: &[COALESCED, RUNNABLES, OUTPUT, ELSEWHERE, LAST],
         },

@@ -8,7 +8,7 @@ pub(super) const FAULTS: &[Fault] = &[
         "        self.work.notify_all();",
         "",
         &[
-            "two_workers_one_job_and_a_shutdown_leave_nobody_asleep",
+            "two_workers_one_job_and_a_shutdown_leave_none_asleep",
             "litmus_an_idle_worker_hears_of_the_shutdown",
         ],
     ),
@@ -18,7 +18,7 @@ pub(super) const FAULTS: &[Fault] = &[
         "        self.work.notify_all();",
         "        self.work.notify_one();",
         &[
-            "two_workers_one_job_and_a_shutdown_leave_nobody_asleep",
+            "two_workers_one_job_and_a_shutdown_leave_none_asleep",
             "context_pool_and_two_workers_end_all_they_began",
         ],
     ),
@@ -92,7 +92,7 @@ pub(super) const FAULTS: &[Fault] = &[
         ],
     ),
     fault(
-        "a worker that leaves tells nobody",
+        "a worker that leaves reports to nothing",
         "aio-task/src/workers.rs",
         "        state.workers.remove(key);\n        self.left.notify_all();",
         "        state.workers.remove(key);",

@@ -2,10 +2,10 @@
 //!
 //! | the bug | its model | needs |
 //! |---|---|---|
-//! | a remote wake is lost behind one that was coalesced | [`a_wake_behind_a_coalesced_one_is_not_lost`] | [`Executor`] |
+//! | a remote wake is lost after one that was coalesced | [`a_wake_after_a_coalesced_one_is_not_lost`] | [`Executor`] |
 //! | a completion is consumed, and `block_on`'s own future never polled again | [`a_completion_taken_among_tasks_reaches_block_on`] | [`Executor`] |
 //! | a dropped future frees the buffer that the kernel still writes to | [`memory_outlives_the_future_that_is_dropped`] | [`Device`] |
-//! | a bounded group starves, because its members are polled only while it is awaited | [`members_run_while_nobody_awaits_the_group`] | [`Group`] |
+//! | a bounded group starves, because its members are polled only while it is awaited | [`members_run_while_no_task_awaits_the_group`] | [`Group`] |
 //! | a worker sleeps for ever at the shutdown | [`an_idle_worker_hears_of_the_shutdown`] | [`Workers`] |
 //!
 //! A bug shows as a deadlock, a leak, an unordered access (all reported by loom) or a failed assertion.
@@ -33,10 +33,10 @@
 //! }
 //!
 //! // A test:
-//! fn a_wake_behind_a_coalesced_one_is_not_lost() {
+//! fn a_wake_after_a_coalesced_one_is_not_lost() {
 //!     let mut loom = loom::model::Builder::new();
 //!     loom.preemption_bound = Some(2);
-//!     loom.check(model::litmus::a_wake_behind_a_coalesced_one_is_not_lost::<Theirs>);
+//!     loom.check(model::litmus::a_wake_after_a_coalesced_one_is_not_lost::<Theirs>);
 //! }
 //! # }
 //! ```
@@ -46,8 +46,8 @@ mod models; // the five models
 pub mod toy; // right and wrong implementations, to see that the models can tell
 
 pub use models::{
-    a_completion_taken_among_tasks_reaches_block_on, a_wake_behind_a_coalesced_one_is_not_lost,
-    an_idle_worker_hears_of_the_shutdown, members_run_while_nobody_awaits_the_group,
+    a_completion_taken_among_tasks_reaches_block_on, a_wake_after_a_coalesced_one_is_not_lost,
+    an_idle_worker_hears_of_the_shutdown, members_run_while_no_task_awaits_the_group,
     memory_outlives_the_future_that_is_dropped,
 };
 
@@ -125,7 +125,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.0.set(true); // a write that nobody has ordered behind the kernel's fails the model
+        self.0.set(true); // a write that no task has ordered after the kernel's fails the model
     }
 }
 

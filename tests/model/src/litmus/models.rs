@@ -13,7 +13,7 @@ use super::{Device, Executor, Group, Kernel, Memory, Workers};
 
 /// Two threads each set a flag, relaxed, and wake the same task. The second finds it woken already and leaves it at that: the poll that
 /// is coming must see its flag all the same, or another poll must come.
-pub fn a_wake_behind_a_coalesced_one_is_not_lost<E: Executor>() {
+pub fn a_wake_after_a_coalesced_one_is_not_lost<E: Executor>() {
     let executor = E::new();
     let flags = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
     let done = Signal::new();
@@ -91,7 +91,7 @@ pub fn memory_outlives_the_future_that_is_dropped<D: Device>() {
 }
 
 /// Two members each wait for another thread and then tell the caller, who waits for that and not for the group.
-pub fn members_run_while_nobody_awaits_the_group<G: Group>() {
+pub fn members_run_while_no_task_awaits_the_group<G: Group>() {
     let executor = G::Executor::new();
     let group = G::new(&executor, 1);
     let [first, second] = [(); 2].map(|()| (Signal::new(), Signal::new()));

@@ -15,8 +15,8 @@ use loom::thread;
 
 use super::{
     Device, Executor, Group, Kernel, Memory, Workers,
-    a_completion_taken_among_tasks_reaches_block_on, a_wake_behind_a_coalesced_one_is_not_lost,
-    an_idle_worker_hears_of_the_shutdown, members_run_while_nobody_awaits_the_group,
+    a_completion_taken_among_tasks_reaches_block_on, a_wake_after_a_coalesced_one_is_not_lost,
+    an_idle_worker_hears_of_the_shutdown, members_run_while_no_task_awaits_the_group,
     memory_outlives_the_future_that_is_dropped,
 };
 
@@ -36,9 +36,9 @@ pub struct Case {
 /// Every published bug of the set.
 pub const CASES: &[Case] = &[
     Case {
-        name: "a remote wake lost behind a coalesced one",
-        right: a_wake_behind_a_coalesced_one_is_not_lost::<ToyExecutor<RIGHT>>,
-        wrong: a_wake_behind_a_coalesced_one_is_not_lost::<ToyExecutor<MARK_CLEARED_LATE>>,
+        name: "a remote wake lost after a coalesced one",
+        right: a_wake_after_a_coalesced_one_is_not_lost::<ToyExecutor<RIGHT>>,
+        wrong: a_wake_after_a_coalesced_one_is_not_lost::<ToyExecutor<MARK_CLEARED_LATE>>,
         report: "deadlock",
     },
     Case {
@@ -55,8 +55,8 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "a bounded group that starves unless it is awaited",
-        right: members_run_while_nobody_awaits_the_group::<ToyGroup<RIGHT>>,
-        wrong: members_run_while_nobody_awaits_the_group::<ToyGroup<POLLED_WHEN_AWAITED>>,
+        right: members_run_while_no_task_awaits_the_group::<ToyGroup<RIGHT>>,
+        wrong: members_run_while_no_task_awaits_the_group::<ToyGroup<POLLED_WHEN_AWAITED>>,
         report: "deadlock",
     },
     Case {
@@ -75,7 +75,7 @@ pub const MARK_CLEARED_LATE: u8 = 1;
 pub const MAIN_FORGOTTEN: u8 = 2;
 /// The memory of a request belongs to its future.
 pub const OWNED_BY_THE_FUTURE: u8 = 3;
-/// The members of a group are polled by `start` and `wait_all`, and by nobody else.
+/// The members of a group are polled by `start` and `wait_all`, and by nothing else.
 pub const POLLED_WHEN_AWAITED: u8 = 4;
 /// The mark "is closed" is set without the lock under which the worker looks at it and goes to sleep.
 pub const CLOSED_WITHOUT_THE_LOCK: u8 = 5;

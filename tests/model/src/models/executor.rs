@@ -273,7 +273,7 @@ impl Reactor for DeviceReactor {
 }
 
 /// `RemoteHandle::wake` sends nothing: it makes the loop look again at what its reactor watches. The device's state is relaxed.
-/// Fault: `wake` notifies nobody.
+/// Fault: `wake` notifies nothing.
 fn a_wake_of_the_context_alone_makes_its_reactor_look_again() {
     let flag = Arc::new(AtomicBool::new(false));
     let reactor = DeviceReactor {
@@ -504,7 +504,7 @@ fn a_timer_polled_by_two_wakers_wakes_the_later() {
     submitting.join().unwrap();
 }
 
-/// A wait that is dropped after a poll leaves nothing behind.
+/// A wait that is dropped after a poll leaves nothing.
 fn assert_keeps_nothing(wait: impl Future) {
     let (kept, waker) = CountingWaker::new();
     let mut wait = Box::pin(wait);
@@ -549,7 +549,7 @@ fn a_descriptor_polled_by_two_wakers_wakes_the_later() {
 }
 
 /// A wait from outside learns that the last driver has left, through the waker of its last poll. A job comes meanwhile.
-/// Faults: a wait keeps its first waker; the last driver wakes nobody.
+/// Faults: a wait keeps its first waker; the last driver wakes no waiter.
 fn the_last_drivers_end_reaches_the_later_of_two_wakers() {
     let context = AioContext::new().unwrap();
     let remote = context.remote();

@@ -101,7 +101,7 @@ fn a_job_submitted_to_a_hosted_context_wakes_its_host() {
     submitting.join().unwrap();
 }
 
-/// The host gives up after one poll and drops the context while a wake is between its decision and its push: nobody is left in the
+/// The host gives up after one poll and drops the context while a wake is between its decision and its push: none is left in the
 /// host's list, and the drop waits in the reactor.
 /// Fault: a dropped `Drive` leaves its host registered.
 fn a_hosted_context_dropped_by_its_host_drops_what_is_on_its_way() {
@@ -244,7 +244,7 @@ fn a_watcher_dropped_after_its_report_leaves() {
     drop(watcher);
 }
 
-/// A host is what sleeps: no system call for a reactor that nobody is in, and one wake of the host for each of its sleeps.
+/// A host is what sleeps: no system call for a reactor that no task is in, and one wake of the host for each of its sleeps.
 /// Fault: a notification rings the reactor as well.
 fn a_notification_to_a_hosted_context_wakes_its_host_alone() {
     let reactor = EventFd::new();
@@ -260,13 +260,13 @@ fn a_notification_to_a_hosted_context_wakes_its_host_alone() {
         thread.join().unwrap();
     }
     assert_eq!(host.wakes(), usize::from(slept));
-    assert_eq!(reactor.try_sleep(), 0, "a wake for a reactor nobody is in");
+    assert_eq!(reactor.try_sleep(), 0, "a wake for a reactor no task is in");
     assert!(notifier.take());
     notifier.remove_host(0);
 }
 
 /// The context does not sleep itself: its watcher does, and wakes the host when the time limit passes, which is loom's choice.
-/// Faults: nobody is told of a new timer; the watcher reports to nobody; a due timer is not fired by the host's next poll.
+/// Faults: no caller is told of a new timer; the watcher reports to nothing; a due timer is not fired by the host's next poll.
 fn a_hosted_contexts_deadline_wakes_its_host() {
     while_time_passes(|| {
         let context = AioContext::new().unwrap();
@@ -378,8 +378,8 @@ fn what_is_queued_outside_wakes_the_hosts_of_two_drives() {
     }
 }
 
-/// A notification that comes in the turn of one `Drive` wakes nobody: that one looks again, or leaves. The other's host sleeps.
-/// Faults: a `Drive` that leaves hands over to nobody; it takes the other one's host off the list.
+/// A notification that comes in the turn of one `Drive` wakes no waiter: that one looks again, or leaves. The other's host sleeps.
+/// Faults: a `Drive` that leaves hands over to no other; it takes the other one's host off the list.
 fn a_drive_that_leaves_hands_a_notification_to_the_other() {
     let context = AioContext::new().unwrap();
     let ran = Rc::new(Cell::new(false));
@@ -456,7 +456,7 @@ fn timed() -> AioContext {
 }
 
 /// Two `Drive`s share a watcher. One leaves, and the other's host is still woken when the time has come.
-/// Fault: the first `Drive` that leaves takes the watcher along, and nobody starts another.
+/// Fault: the first `Drive` that leaves takes the watcher along, and no task starts another.
 fn the_watcher_stays_until_the_last_of_two_drives_leaves() {
     let context = timed();
     let task = context
@@ -522,7 +522,7 @@ fn a_drive_polled_inside_the_wake_of_its_host_runs_what_it_was_woken_for() {
     drop(hosts);
 }
 
-/// The host itself sets a timer, between two polls of the `Drive`: nobody else would watch it.
+/// The host itself sets a timer, between two polls of the `Drive`: nothing else would watch it.
 /// Both are polled whenever the host wakes: it must come to rest.
 /// Faults: a timer that is set outside a turn wakes no host; each of its polls does; the watcher gets one order only.
 fn a_timer_set_outside_a_turn_is_watched() {

@@ -21,7 +21,7 @@ crate::models![
 ];
 
 /// Inbox and notifier as `Remote` puts them together: push, then notify; take the notification, then the items.
-/// Faults: the inbox as a stack; a take that leaves an item behind or gives one twice; notify before push in the model's own threads
+/// Faults: the inbox as a stack; a take that leaves an item or gives one twice; notify before push in the model's own threads
 /// is what the next model is about.
 fn what_two_threads_push_is_taken_once_and_in_each_ones_order() {
     let bell = EventFd::new();
@@ -66,7 +66,7 @@ fn a_push_while_the_owner_goes_to_sleep_is_not_stranded() {
 }
 
 /// What a job touches belongs to the owner's thread.
-/// Faults: an item that came while the owner was awake waits for a notification that nobody sends; the inbox gives only the first.
+/// Faults: an item that came while the owner was awake waits for a notification that no task sends; the inbox gives only the first.
 fn jobs_of_two_threads_run_once_and_on_the_owner() {
     let context = AioContext::new().unwrap();
     let owner = thread::current().id();
@@ -144,7 +144,7 @@ fn a_push_while_the_inbox_closes_is_taken_or_refused() {
     reach(if accepted[2] { "taken" } else { "refused" });
 }
 
-/// Whoever was told `Ok` knows that the job's captures are dropped, run or not, on the context's thread.
+/// A task that was told `Ok` knows that the job's captures are dropped, run or not, on the context's thread.
 /// Faults: `drop` of the context closes the inbox and forgets its items; `submit` says `Ok` to a refused job.
 fn a_job_submitted_while_the_context_is_dropped_goes_on_the_owner_or_is_refused() {
     /// Leaves the thread it is dropped on.

@@ -8,15 +8,15 @@ use aio_task::{AioContext, AioHandle, AioTaskPool, WorkerPool};
 use crate::litmus::{self, Device, Executor, Group, Kernel, Memory, Workers};
 
 crate::models![
-    litmus_a_wake_behind_a_coalesced_one_is_not_lost: [12],
+    litmus_a_wake_after_a_coalesced_one_is_not_lost: [12],
     litmus_a_completion_taken_among_tasks_reaches_block_on: [27],
     litmus_memory_outlives_the_future_that_is_dropped: [48],
-    litmus_members_run_while_nobody_awaits_the_group: [30],
+    litmus_members_run_while_no_task_awaits_the_group: [30],
     litmus_an_idle_worker_hears_of_the_shutdown: [37],
 ];
 
-fn litmus_a_wake_behind_a_coalesced_one_is_not_lost() {
-    litmus::a_wake_behind_a_coalesced_one_is_not_lost::<AioContext>();
+fn litmus_a_wake_after_a_coalesced_one_is_not_lost() {
+    litmus::a_wake_after_a_coalesced_one_is_not_lost::<AioContext>();
 }
 
 fn litmus_a_completion_taken_among_tasks_reaches_block_on() {
@@ -27,8 +27,8 @@ fn litmus_memory_outlives_the_future_that_is_dropped() {
     litmus::memory_outlives_the_future_that_is_dropped::<Requests>();
 }
 
-fn litmus_members_run_while_nobody_awaits_the_group() {
-    litmus::members_run_while_nobody_awaits_the_group::<AioTaskPool<()>>();
+fn litmus_members_run_while_no_task_awaits_the_group() {
+    litmus::members_run_while_no_task_awaits_the_group::<AioTaskPool<()>>();
 }
 
 fn litmus_an_idle_worker_hears_of_the_shutdown() {
@@ -73,7 +73,7 @@ impl Group for AioTaskPool<()> {
 /// Requests as a driver makes them: the memory goes along with the I/O, and comes back with its completion.
 struct Requests {
     handle: AioHandle,
-    /// Dropped with the device; a completion that nobody waits for drops its memory where it is.
+    /// Dropped with the device; a completion that no task waits for drops its memory where it is.
     made: RefCell<Vec<aio_task::JoinHandle<()>>>,
 }
 

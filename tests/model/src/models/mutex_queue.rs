@@ -27,7 +27,7 @@ fn completed_elsewhere() -> (Completion<()>, thread::JoinHandle<()>) {
 }
 
 /// Holder and successor each hold the lock across an end on another thread; the successor was there before the newcomer.
-/// Faults: an unlock makes the lock free though someone is in line; it wakes nobody.
+/// Faults: an unlock makes the lock free though someone is in line; it wakes no waiter.
 fn a_lock_held_until_another_thread_completes_goes_to_the_first_in_line() {
     let context = AioContext::new().unwrap();
     let lock = Rc::new(CoMutex::new(Vec::new()));
@@ -44,11 +44,11 @@ fn a_lock_held_until_another_thread_completes_goes_to_the_first_in_line() {
     let successor = context.handle().spawn(hold(2, b));
     context.block_on(async {
         holder.await.unwrap();
-        // In line behind the successor, or after it.
+        // In line after the successor, or after it.
         lock.lock().await.push(3);
         successor.await.unwrap();
     });
-    assert_eq!(*lock.try_lock().expect("nobody holds it"), [1, 2, 3]);
+    assert_eq!(*lock.try_lock().expect("nothing holds it"), [1, 2, 3]);
     for thread in [first, second] {
         thread.join().unwrap();
     }
@@ -98,7 +98,7 @@ fn a_wake_for_a_sleeper_that_leaves_goes_to_the_next() {
         let (first, second) = (queue.wait(), queue.wait());
         let waker = async {
             end.await.unwrap();
-            assert!(queue.wake_next(), "somebody is in line");
+            assert!(queue.wake_next(), "the line is not empty");
             woken.set(true);
         };
         let leaver = async {
@@ -118,7 +118,7 @@ fn a_wake_for_a_sleeper_that_leaves_goes_to_the_next() {
 }
 
 /// Two tasks, woken by two threads, each wake one sleeper. A wake is for one, and in the order of the line.
-/// Faults: a wake serves nobody, or the last in line.
+/// Faults: a wake serves no waiter, or the last in line.
 fn two_wakes_caused_by_two_threads_wake_two_sleepers_in_order() {
     let context = AioContext::new().unwrap();
     let queue = Rc::new(CoQueue::new());
@@ -158,7 +158,7 @@ fn waits_for_a_lock_and_in_a_queue_that_move_are_woken_where_they_are() {
     let context = AioContext::new().unwrap();
     let (lock, queue) = (Rc::new(CoMutex::new(0)), Rc::new(CoQueue::new()));
     let (end, ending) = completed_elsewhere();
-    let held = lock.try_lock().expect("nobody holds it");
+    let held = lock.try_lock().expect("nothing holds it");
     let locking = context.handle().spawn({
         let lock = lock.clone();
         async move { *moved_from_another_task(lock.lock()).await += 1 }
@@ -175,7 +175,7 @@ fn waits_for_a_lock_and_in_a_queue_that_move_are_woken_where_they_are() {
         locking.await.unwrap();
         sleeping.await.unwrap();
     });
-    assert_eq!(*lock.try_lock().expect("nobody holds it"), 1);
+    assert_eq!(*lock.try_lock().expect("nothing holds it"), 1);
     ending.join().unwrap();
 }
 

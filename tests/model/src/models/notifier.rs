@@ -53,7 +53,7 @@ fn a_flag_set_before_notify_is_seen_after_the_park() {
     remote.join().unwrap();
 }
 
-/// Whoever takes a notification reads what was written before it, without a lock.
+/// A task that takes a notification reads what was written before it, without a lock.
 /// Faults: `notify` without release, `take` without acquire.
 fn data_written_before_notify_may_be_read_after_the_park() {
     let (bell, notifier) = notifier();

@@ -111,7 +111,7 @@ fn with_one_slot_the_second_start_waits_for_the_first_end() {
 }
 
 /// Both may have ended in one turn: one `wait_one` returns, and the next has nothing to wait for.
-/// Faults: an end wakes nobody who waits for one; `wait_one` waits though nothing is busy.
+/// Faults: an end wakes no task that waits for one; `wait_one` waits though nothing is busy.
 fn wait_one_returns_though_both_tasks_ended_before_it_looked() {
     let context = AioContext::new().unwrap();
     let pool = pool(&context, 2);
@@ -175,7 +175,7 @@ fn a_task_that_panics_while_another_ends_frees_its_slot_once() {
     join_all(threads);
 }
 
-/// The task's future goes when its pool does, here; its late result is dropped by whoever has it.
+/// The task's future goes when its pool does, here; its late result is dropped by its owner.
 /// Faults: the last handle cancels nothing; a cancelled task is dropped by the thread that completes its I/O.
 fn a_pool_dropped_while_its_io_completes_drops_the_task_once() {
     let context = AioContext::new().unwrap();
@@ -342,7 +342,7 @@ fn a_start_that_leaves_the_line_drops_its_task_unpolled() {
 }
 
 /// A hint reserves nothing but holds up the line while it is its turn: who leaves it must wake the next.
-/// Faults: a hint that leaves in its turn wakes nobody; one that looked does not pass the wake on.
+/// Faults: a hint that leaves in its turn wakes no waiter; one that looked does not pass the wake on.
 fn a_hint_that_leaves_in_its_turn_wakes_the_next_in_line() {
     let context = AioContext::new().unwrap();
     let pool = pool(&context, 1);
@@ -395,7 +395,7 @@ fn who_waits_for_all_stays_asleep_until_the_last_of_two_ends() {
     join_all(threads);
 }
 
-/// A hint in its turn holds the line though a slot is free: newcomers wait behind it, each of the three kinds.
+/// A hint in its turn holds the line though a slot is free: newcomers wait after it, each of the three kinds.
 /// Fault: a slot, or the hint of one, is given to a newcomer while another is in line.
 fn a_newcomer_does_not_overtake_a_hint_in_its_turn() {
     let context = AioContext::new().unwrap();
@@ -507,7 +507,7 @@ fn a_wait_polled_inside_its_wake_sees_a_whole_end() {
     thread.join().unwrap();
 }
 
-/// A slot that is dropped goes to the next in line inside the drop, and from there to the one behind.
+/// A slot that is dropped goes to the next in line inside the drop, and from there to the one after.
 /// Fault: a slot is given back while the accounts are borrowed.
 fn a_slot_given_back_is_handed_to_a_waker_that_polls_at_once() {
     let context = AioContext::new().unwrap();

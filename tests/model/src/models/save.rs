@@ -38,7 +38,7 @@ crate::models![
 /// Bytes of a buffer.
 const BUFFER: u64 = 16;
 
-/// A disk in memory whose every write ends when somebody says so, on whatever thread. Its own memory is the length of what has landed.
+/// A disk in memory whose every write ends when the test says so, on whatever thread. Its own memory is the length of what has landed.
 struct Disk {
     /// What ends the writes, in their order.
     ends: RefCell<VecDeque<Completion<Ended>>>,
@@ -154,7 +154,7 @@ fn no_space() -> Ended {
 }
 
 /// One thread cancels while another ends the two writes. `finalize` says which came first, and by then nothing is in flight.
-/// Faults: a cancel wakes nobody; `finalize` does not wait for what is in flight after a failure; a cancel is found too late to be told.
+/// Faults: a cancel wakes no waiter; `finalize` does not wait for what is in flight after a failure; a cancel is found too late to be told.
 fn a_save_cancelled_while_its_buffers_complete_waits_for_them() {
     let context = AioContext::new().unwrap();
     let ((a, first), (b, second)) = (end(), end());
@@ -205,7 +205,7 @@ fn a_save_dropped_while_its_buffer_completes_leaves_room_for_the_next() {
         let completing = thread::spawn(move || a.complete(Ok(())));
         save.write(0, &[1; BUFFER as usize]).await.unwrap();
         drop(save);
-        // The same bytes again: in order behind what is in flight.
+        // The same bytes again: in order after what is in flight.
         let next = VmstateSave::begin(&node, options(1)).unwrap();
         next.write(0, &[2; BUFFER as usize]).await.unwrap();
         assert_eq!(next.finalize().await, Ok(BUFFER));
@@ -302,7 +302,7 @@ fn a_write_whose_future_is_dropped_is_waited_for_by_settle() {
 }
 
 /// The task that made the request has dropped it and goes on; another one waits for the node. Nothing but the request's end wakes it.
-/// Fault: the end of the last request wakes nobody.
+/// Fault: the end of the last request wakes no waiter.
 fn settle_in_another_task_waits_for_a_request_that_was_dropped() {
     let context = AioContext::new().unwrap();
     let (disk, landed) = Blocking::new();

@@ -147,7 +147,7 @@ fn what_was_written_before_a_cancel_may_be_read_after_it() {
     assert!(flag.is_cancelled());
 }
 
-/// Faults: the canceller looks for waiters before it sets the flag; the waiter looks at the flag before it takes the lock; nobody is
+/// Faults: the canceller looks for waiters before it sets the flag; the waiter looks at the flag before it takes the lock; no task is
 /// woken.
 fn a_cancel_ends_a_wait_that_begins_at_the_same_time() {
     let flag = CancelFlag::new();

@@ -122,7 +122,7 @@ pub(crate) async fn moved_from_another_task<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Another executor, on several threads: whoever wakes the future polls it, inside the wake. Returns its output on the thread that
+/// Another executor, on several threads: any task that wakes the future polls it, inside the wake. Returns its output on the thread that
 /// called this.
 pub(crate) fn host_inline<F>(future: F) -> F::Output
 where

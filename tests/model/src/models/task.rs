@@ -246,7 +246,7 @@ fn the_last_waker_dropped_elsewhere_frees_the_task_once() {
     dropping.join().unwrap();
 }
 
-/// The context goes before the task ran; whoever waits for it elsewhere learns that.
+/// The context goes before the task ran; a task that waits for it elsewhere learns that.
 /// Fault: the context's drop forgets the run queue.
 fn a_runnable_dropped_unrun_ends_the_wait_for_its_task() {
     let context = AioContext::new().unwrap();

@@ -21,7 +21,7 @@ crate::models![
     a_shutdown_runs_what_is_queued: [35],
     a_dropped_pool_runs_what_is_queued: [35],
     a_job_against_a_shutdown_runs_or_is_refused: [36] reaches ["ran", "refused"],
-    two_workers_one_job_and_a_shutdown_leave_nobody_asleep: [37],
+    two_workers_one_job_and_a_shutdown_leave_none_asleep: [37],
     two_shutdowns_at_once_both_return: [37],
     a_shutdown_inside_a_job_waits_for_the_others_only: [37],
     a_job_that_comes_while_the_worker_goes_idle_is_not_stranded: [38],
@@ -43,7 +43,7 @@ fn workers(max: usize) -> WorkerPool {
 }
 
 /// Two jobs, one worker: the second is still queued when the shutdown comes.
-/// Faults: a worker leaves when the pool is closed, whatever is queued; a close wakes nobody; the job that came last runs first.
+/// Faults: a worker leaves when the pool is closed, whatever is queued; a close wakes no waiter; the job that came last runs first.
 fn a_shutdown_runs_what_is_queued() {
     let workers = workers(1);
     let order = Arc::new(AtomicUsize::new(0));
@@ -61,7 +61,7 @@ fn a_shutdown_runs_what_is_queued() {
     }
 }
 
-/// Nobody waits for the threads, so nobody may forget them: loom reports a thread that sleeps for ever.
+/// No task waits for the threads, so no task may forget them: loom reports a thread that sleeps for ever.
 /// Fault: the drop of the last handle does not close the pool.
 fn a_dropped_pool_runs_what_is_queued() {
     let workers = workers(1);
@@ -72,8 +72,8 @@ fn a_dropped_pool_runs_what_is_queued() {
     }
 }
 
-/// Whoever submits while the pool closes is told one thing or the other, and never waits for ever.
-/// Faults: a job is queued after the close; a refused job tells nobody.
+/// A task that submits while the pool closes is told one thing or the other, and never waits for ever.
+/// Faults: a job is queued after the close; a refused job reports to nothing.
 fn a_job_against_a_shutdown_runs_or_is_refused() {
     let workers = workers(1);
     let submitting = thread::spawn({
@@ -91,7 +91,7 @@ fn a_job_against_a_shutdown_runs_or_is_refused() {
 
 /// A published bug of a thread pool: one wake-up for a job and a shutdown, and the other worker sleeps on.
 /// Faults: the close notifies one worker only; a worker looks at the close before it waits, without the lock.
-fn two_workers_one_job_and_a_shutdown_leave_nobody_asleep() {
+fn two_workers_one_job_and_a_shutdown_leave_none_asleep() {
     let workers = workers(2);
     let jobs = [1, 2].map(|number| workers.run(move || number));
     for job in jobs {
@@ -130,7 +130,7 @@ fn a_shutdown_inside_a_job_waits_for_the_others_only() {
     assert_eq!(workers.threads(), 0);
 }
 
-/// One worker is all there may be: if it goes to sleep past the second job, nobody runs it.
+/// One worker is all there may be: if it goes to sleep past the second job, no task runs it.
 /// Faults: no notification for an idle worker; `idle` counted outside the lock or not at all.
 fn a_job_that_comes_while_the_worker_goes_idle_is_not_stranded() {
     let workers = workers(1);
@@ -211,7 +211,7 @@ fn a_job_that_panics_leaves_its_worker_and_its_result() {
     assert_eq!(workers.threads(), 0, "a worker left without a word");
 }
 
-/// Nobody wants the result, so the worker drops it, and the drop panics.
+/// No caller wants the result, so the worker drops it, and the drop panics.
 /// Fault: only the job itself is protected from panics.
 fn a_result_whose_drop_panics_leaves_its_worker() {
     struct Bomb;
@@ -253,7 +253,7 @@ fn a_worker_that_leaves_idle_as_a_job_comes_strands_nothing() {
     });
 }
 
-/// Faults: a worker that leaves tells nobody; it stays on the list.
+/// Faults: a worker that leaves reports to nothing; it stays on the list.
 fn a_worker_that_leaves_idle_is_not_waited_for_by_the_shutdown() {
     while_time_passes(|| {
         let workers = workers(1);

@@ -26,7 +26,7 @@ pub(crate) enum Command {
     /// Save the stream on stdin into FILE, or as a snapshot of a qcow2 image.
     ///
     /// Without --name FILE becomes exactly the stream. It is written to `.FILE.vmstate-save.PID.tmp` beside it, made durable, then renamed:
-    /// under its final name a state is complete. A file of that temporary name that nobody holds locked is what a crash left, and may be
+    /// under its final name a state is complete. A file of that temporary name that nothing holds locked is what a crash left, and may be
     /// deleted. QEMU: migrate "exec:vmstate save FILE".
     ///
     /// A pipe does not report whether its writer ended or was killed, or how much it meant to write. An empty stream and a closed stdin are
@@ -63,7 +63,7 @@ pub(crate) enum Command {
     /// Perform a recorded pattern of writes (and of reads), verify it, and print what it cost.
     ///
     /// The content is made before any clock starts: each 8-byte word is a hash of the seed and its position. Each run is a process of
-    /// its own. The state is verified by a new open and plain reads, byte for byte, gaps and length included. FILE is left behind.
+    /// its own. The state is verified by a new open and plain reads, byte for byte, gaps and length included. FILE is kept.
     Replay(ReplayArgs),
     /// Save and load a real 2 GiB guest's recorded pattern in each way, verified, beside the disk's own limit and a real QEMU.
     ///

@@ -70,7 +70,7 @@ impl Content {
     }
 }
 
-/// How `len` bytes at `at` divide: bytes before the first whole word, bytes of whole words, bytes behind them.
+/// How `len` bytes at `at` divide: bytes before the first whole word, bytes of whole words, bytes after them.
 fn split(at: u64, len: usize) -> (usize, usize, usize) {
     let head = ((WORD - at % WORD) % WORD).min(len as u64) as usize;
     let words = (len - head) / WORD as usize * WORD as usize;

@@ -85,7 +85,7 @@ async fn create(
         return Ok(size);
     };
     if let Err(failure) = data.commit(cx).await {
-        let image = format!("the image: {}", target.left_behind());
+        let image = format!("the image: {}", target.left_after());
         return Err(failure.also_leaving(image));
     }
     let committed = target.commit(cx).await;

@@ -21,7 +21,7 @@ struct Parts {
     cause: String,
     /// The system's number for it, where there is one.
     errno: Option<i32>,
-    /// What the failed command leaves behind.
+    /// What the failed command leaves.
     on_disk: Option<String>,
 }
 
@@ -112,7 +112,7 @@ impl Failure {
         format!("{file}: {}", left.unwrap_or("unknown"))
     }
 
-    /// True where a file that was to be made was there already: then it is somebody else's.
+    /// True where a file that was to be made was there already: then it is another's.
     pub(crate) fn found_existing(&self) -> bool {
         self.0.errno == Some(rustix::io::Errno::EXIST.raw_os_error())
     }

@@ -17,11 +17,11 @@ use std::rc::Rc;
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// It must not exist; nobody else may write it.
+    /// It must not exist; nothing else may write it.
     Create,
-    /// It must exist; nobody else may write it.
+    /// It must exist; nothing else may write it.
     Change,
-    /// Nobody may write it meanwhile.
+    /// No task may write it meanwhile.
     Read,
     /// Whatever others do.
     ReadShared,
@@ -93,7 +93,7 @@ impl HostFile {
         options.permissions = purpose.permissions();
         if purpose == Purpose::Create {
             options.create = Create::New;
-            options.mode = 0o600; // a machine's memory is nobody else's business
+            options.mode = 0o600; // a machine's memory is private
         }
         let driver = FileDriver::open(path, options)
             .await

@@ -57,7 +57,7 @@ type Read = (Vec<u8>, io::Result<()>);
 pub(crate) struct Batch {
     trace: Arc<Trace>,
     pieces: Range<usize>,
-    /// Those of all pieces, one behind the other.
+    /// Those of all pieces, one after the other.
     bytes: Vec<u8>,
 }
 
@@ -128,8 +128,8 @@ impl Batch {
         self.trace.pieces[self.pieces.clone()]
             .iter()
             .map(move |piece| {
-                let (bytes, behind) = rest.split_at(piece.len as usize);
-                rest = behind;
+                let (bytes, after) = rest.split_at(piece.len as usize);
+                rest = after;
                 (*piece, bytes)
             })
     }

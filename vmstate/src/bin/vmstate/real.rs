@@ -24,7 +24,7 @@ use std::time::Instant;
 const PROGRAM: &str = "qemu-system-x86_64";
 const SNAPSHOT: &str = "demo";
 
-/// Where the content lies in the machine's memory: behind what the firmware uses.
+/// Where the content lies in the machine's memory: after what the firmware uses.
 const CONTENT_AT: u64 = 8 << 20;
 
 /// The most that the loader device takes: it reads its file at once, and Linux gives no more.

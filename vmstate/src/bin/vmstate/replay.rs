@@ -36,7 +36,7 @@ struct Results {
     /// At least one.
     ways: Vec<Way>,
     disk: Option<(Series, Series)>,
-    /// Calls of the load trace that ask for bytes behind the state's end, and those bytes.
+    /// Calls of the load trace that ask for bytes after the state's end, and those bytes.
     past_end: Value,
     len: u64,
 }

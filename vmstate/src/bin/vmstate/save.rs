@@ -23,7 +23,7 @@ const READ: usize = 1 << 20;
 
 pub(crate) fn run(args: &SaveArgs) -> Result<(), Failure> {
     stdio::stdin_is_open().map_err(|e| e.leaving("nothing was written"))?;
-    // A worker more than requests in flight: closing and renaming wait for nobody.
+    // A worker more than requests in flight: closing and renaming wait for nothing.
     let threads = args.engine.workers.saturating_add(1);
     Cx::run(threads, async |cx| match &args.name {
         Some(name) => into_snapshot(cx, args, name).await,

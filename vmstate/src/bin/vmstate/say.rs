@@ -3,7 +3,7 @@ use crate::failure::Failure;
 use std::fmt::Display;
 use std::io::Write;
 
-/// A line on stderr. Nobody is left to be told if that fails.
+/// A line on stderr. There is nothing left to do if that fails.
 pub(crate) fn on_stderr(line: impl Display) {
     // In one piece, so that lines of parent and child do not mix.
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());

@@ -131,7 +131,7 @@ fn read(buffer: &mut [u8], until: Until) -> io::Result<Filled> {
             }
             Ok(n) => filled += n,
             Err(Errno::INTR) => {}
-            // Somebody made it non-blocking, which it may share with other processes: leave it so, and wait here.
+            // Another process made it non-blocking, which it may share with other processes: leave it so, and wait here.
             Err(Errno::AGAIN) => wait(PollFd::new(&stdin, PollFlags::IN))?,
             // What came before the error is handed on; the next read finds the error again.
             Err(_) if filled > 0 => break,

@@ -21,7 +21,7 @@ pub(crate) enum Sink {
 /// The vmstate area of a node that is written piece by piece.
 pub(crate) struct Unbuffered {
     node: BlockNode,
-    /// The first byte behind the last that was written.
+    /// The first byte after the last that was written.
     end: u64,
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   1. an existing FILE is locked, then looked at, then refused or accepted; the lock stays to the end
 //!   2. .FILE.vmstate-save.PID.tmp is created by the caller, written, and made durable
-//!   3. renamed to FILE: nobody sees a state under its final name that is not whole
+//!   3. renamed to FILE: no task sees a state under its final name that is not whole
 //!   4. the directory is made durable
 //! ```
 use crate::context::Cx;
@@ -116,12 +116,12 @@ impl Target {
             self.temporary.armed = false;
             return failure.leaving("nothing was written");
         }
-        let left = self.left_behind();
+        let left = self.left_after();
         failure.leaving(left)
     }
 
     /// Removes the temporary file; what is on disk then, as it is found there.
-    pub(crate) fn left_behind(&mut self) -> String {
+    pub(crate) fn left_after(&mut self) -> String {
         let found = match fs::metadata(&self.file) {
             Ok(found) => Ok(Some(identity(&found))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -158,7 +158,7 @@ impl Target {
         });
         let second_name = match renamed {
             Ok(second_name) => second_name,
-            Err(failure) => return Err(failure.leaving(self.left_behind())),
+            Err(failure) => return Err(failure.leaving(self.left_after())),
         };
         self.temporary.armed = false;
         let directory = self.directory.clone();
@@ -208,7 +208,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if self.armed {
-            // At the end of a failed command: there is nobody left to be told, and its name tells what it is.
+            // At the end of a failed command: there is no caller left to report to, and its name tells what it is.
             let _ = self.remove();
         }
     }

@@ -47,7 +47,7 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    /// First byte behind it; at most `i64::MAX`, which the parser has checked.
+    /// First byte past it; at most `i64::MAX`, which the parser has checked.
     pub(crate) fn end(&self) -> u64 {
         self.at + self.len
     }
@@ -159,7 +159,7 @@ impl Trace {
         Ok(Trace { pieces })
     }
 
-    /// Leaves out what lies behind `end`; a call across it is cut.
+    /// Leaves out what lies past `end`; a call across it is cut.
     pub(crate) fn cut(&mut self, end: u64) {
         self.pieces.retain_mut(|piece| {
             piece.len = piece.len.min(end.saturating_sub(piece.at));
@@ -172,7 +172,7 @@ impl Trace {
         self.pieces.iter().map(|piece| piece.len).sum()
     }
 
-    /// First byte behind the last: the length of the state that this pattern writes.
+    /// First byte past the last: the length of the state that this pattern writes.
     pub(crate) fn end(&self) -> u64 {
         self.pieces.iter().map(Piece::end).max().unwrap_or(0)
     }

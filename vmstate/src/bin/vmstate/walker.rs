@@ -2,7 +2,7 @@
 //! with the driver that is being tested, and needs no more than what a replay's images can be.
 //!
 //! ```text
-//!   header -> snapshot table -> the snapshot's L1 table, behind the entries of its disk -> L2 tables -> clusters
+//!   header -> snapshot table -> the snapshot's L1 table, after the entries of its disk -> L2 tables -> clusters
 //! ```
 use crate::failure::Failure;
 use crate::trace::Piece;
@@ -289,7 +289,7 @@ mod tests {
     const CONTENT: Content = Content { seed: 3 };
     const CLUSTER: usize = 512;
 
-    /// An image by hand, clusters of 512 bytes: a snapshot `s` with a state of five clusters behind a disk that one L1 entry maps. The
+    /// An image by hand, clusters of 512 bytes: a snapshot `s` with a state of five clusters past a disk that one L1 entry maps. The
     /// second cluster and the third of the state are a gap.
     fn image() -> (Vec<u8>, Vec<Piece>) {
         let mut image = vec![0; 8 * CLUSTER];

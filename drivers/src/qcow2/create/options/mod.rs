@@ -301,7 +301,7 @@ const PREALLOCATIONS: [(&str, Preallocation); 4] = [
     ("falloc", Preallocation::Falloc),
     ("full", Preallocation::Full),
 ];
-const SIZE: &str = "a number below 2^64 with one of k, M, G, T, P, E behind it or none";
+const SIZE: &str = "a number below 2^64 with k, M, G, T, P, E or nothing after it";
 const SWITCH: &str = "on or off";
 
 /// The list's parts: a name, and a value unless there is no `=`.

@@ -47,7 +47,7 @@ fn text(len: usize) -> Vec<u8> {
     text
 }
 
-/// What the file has behind a stream: the rest of the sector.
+/// What the file has after a stream: the rest of the sector.
 fn with_rest_of_the_sector(mut stream: Vec<u8>) -> Vec<u8> {
     let mut numbers = Numbers(77);
     let rest = stream.len().next_multiple_of(512) - stream.len();
@@ -190,7 +190,7 @@ mod frames {
     }
 
     #[test]
-    fn zstd_refuses_a_frame_that_goes_on_behind_the_cluster() {
+    fn zstd_refuses_a_frame_that_goes_on_after_the_cluster() {
         fails_after(&raw(b"abcd"), 3, 0);
         fails_after(&[raw(b"ab"), raw(b"cd")].concat(), 3, 2);
     }

@@ -32,7 +32,7 @@ pub(crate) fn decompress(mut src: &[u8], dst: &mut [u8]) -> Result<(), CodecErro
 }
 
 /// Decompresses the frame at the front of `src` to the front of `dst` and returns its length there, 0 for a frame that is to be skipped;
-/// `src` then starts behind it. `None`: no frame, or one that does not fit.
+/// `src` then starts past it. `None`: no frame, or one that does not fit.
 fn frame(src: &mut &[u8], dst: &mut [u8]) -> Option<usize> {
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(MAX_WINDOW);
@@ -47,7 +47,7 @@ fn frame(src: &mut &[u8], dst: &mut [u8]) -> Option<usize> {
         }
         Err(_) => return None,
     }
-    // Stops behind the block that brings one byte too many. A block has 128 KiB at most, so this bounds the decoder's memory.
+    // Stops after the block that brings one byte too many. A block has 128 KiB at most, so this bounds the decoder's memory.
     let too_many = BlockDecodingStrategy::UptoBytes(dst.len().saturating_add(1));
     if !decoder.decode_blocks(&mut *src, too_many).ok()? {
         return None;

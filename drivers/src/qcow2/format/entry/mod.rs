@@ -220,7 +220,7 @@ impl L2Entry {
     /// cluster's first byte.
     ///
     /// Reserved bits, COPIED and the bitmap of a compressed cluster are passed over, as in QEMU; the check reports them. Errors:
-    /// [`Qcow2Error::EntryNotAligned`], [`Qcow2Error::ReservedBits`] for compressed data behind 2^56 bytes,
+    /// [`Qcow2Error::EntryNotAligned`], [`Qcow2Error::ReservedBits`] for compressed data past 2^56 bytes,
     /// [`Qcow2Error::ZeroInVersion2`], [`Qcow2Error::SubclusterBitmap`], [`Qcow2Error::CompressedInDataFile`], [`Qcow2Error::DataFileOffset`].
     pub(crate) fn decode(
         self,
@@ -336,7 +336,7 @@ impl Cluster {
         }
     }
 
-    /// Where compressed data of `bytes` bytes at `at` is, or `None` where an entry cannot say so: behind
+    /// Where compressed data of `bytes` bytes at `at` is, or `None` where an entry cannot say so: after
     /// [`Cluster::max_compressed_end`], or longer than its number of sectors can.
     pub(crate) fn compressed(geometry: &Geometry, at: HostOffset, bytes: u64) -> Option<Self> {
         let end = at.0.checked_add(bytes)?;

@@ -122,7 +122,7 @@ impl fmt::Display for Qcow2Error {
                 end,
             } => write!(
                 f,
-                "the {what} of {bytes} bytes at {offset} reaches behind {end}"
+                "the {what} of {bytes} bytes at {offset} reaches past {end}"
             ),
             Self::Overlap {
                 what,

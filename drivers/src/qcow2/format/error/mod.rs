@@ -71,7 +71,7 @@ impl fmt::Display for Feature {
     }
 }
 
-/// What is wrong with an image, or why this driver does not take it. Whoever gets it from an open knows that nothing was written.
+/// What is wrong with an image, or why this driver does not take it. An open that returns it guarantees that nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Qcow2Error {
@@ -222,7 +222,7 @@ pub enum Qcow2Error {
         /// What is needed.
         needed: u64,
     },
-    /// A table or cluster lies behind the file's end, or where no file can reach.
+    /// A table or cluster lies past the file's end, or where no file can reach.
     Outside {
         /// What.
         what: Table,

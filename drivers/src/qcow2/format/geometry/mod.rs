@@ -227,12 +227,12 @@ impl Geometry {
         MAX_L1_BYTES / TABLE_ENTRY_SIZE
     }
 
-    /// The first L1 entry behind a disk of `disk_size` bytes: there the vmstate area starts (QEMU's `l1_vm_state_index`).
+    /// The first L1 entry past a disk of `disk_size` bytes: there the vmstate area starts (QEMU's `l1_vm_state_index`).
     pub(crate) const fn vmstate_l1_index(&self, disk_size: u64) -> u64 {
         self.l1_entries_for(disk_size)
     }
 
-    /// The first byte of the vmstate area behind a disk of `disk_size` bytes (QEMU's `qcow2_vm_state_offset`), or `None` past `i64::MAX`.
+    /// The first byte of the vmstate area after a disk of `disk_size` bytes (QEMU's `qcow2_vm_state_offset`), or `None` past `i64::MAX`.
     pub(crate) const fn vmstate_start(&self, disk_size: u64) -> Option<GuestOffset> {
         self.l1_start(self.vmstate_l1_index(disk_size))
     }

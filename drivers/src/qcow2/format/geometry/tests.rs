@@ -76,7 +76,7 @@ fn every_offset_is_its_indices_put_together_again() {
 }
 
 #[test]
-fn a_disk_gets_as_many_l1_entries_as_it_touches_and_the_vmstate_comes_behind_them() {
+fn a_disk_gets_as_many_l1_entries_as_it_touches_and_the_vmstate_comes_after_them() {
     let g = geometry(16, 4, false);
     let span = g.l2_span();
     for (size, entries) in [
@@ -89,7 +89,7 @@ fn a_disk_gets_as_many_l1_entries_as_it_touches_and_the_vmstate_comes_behind_the
         assert_eq!(g.l1_entries_for(size), entries, "size {size}");
         assert_eq!(g.vmstate_start(size), Some(GuestOffset(entries * span)));
     }
-    assert_eq!(g.vmstate_start(i64::MAX as u64), None, "behind 2^63 - 1");
+    assert_eq!(g.vmstate_start(i64::MAX as u64), None, "past 2^63 - 1");
     assert_eq!(g.vmstate_start(u64::MAX), None);
 }
 

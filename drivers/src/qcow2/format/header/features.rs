@@ -24,7 +24,7 @@ pub(crate) mod compatible {
     pub(crate) const LAZY_REFCOUNTS: u64 = 1 << 0;
 }
 
-/// Bits that whoever writes to the image and does not know them must clear.
+/// Bits that a writer of the image must clear if it does not know them.
 pub(crate) mod autoclear {
     /// The persistent bitmaps are up to date.
     pub(crate) const BITMAPS: u64 = 1 << 0;

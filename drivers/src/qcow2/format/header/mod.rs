@@ -89,7 +89,7 @@ pub(crate) struct Header {
     pub(crate) autoclear: u64,
     /// How compressed clusters are compressed.
     pub(crate) compression: CompressionType,
-    /// Fields behind those that are known, kept.
+    /// Fields after those that are known, kept.
     pub(crate) later_fields: Vec<u8>,
     /// The header extensions.
     pub(crate) extensions: Extensions,
@@ -260,7 +260,7 @@ impl Header {
 
     /// The refcount table and the active L1 table are in a file of `length` bytes, but for less than a cluster at its end, which reads as
     /// zeroes. More than that is what a check calls a corruption, and such an image must not be written to: clusters that are in use would seem
-    /// to be free, and what is written would be far behind the end.
+    /// to be free, and what is written would be far past the end.
     pub(crate) fn check_inside(&self, length: u64) -> Result<(), Qcow2Error> {
         let cluster = self.geometry.cluster_size();
         let tables = [
@@ -435,7 +435,7 @@ fn backing_file(
     if at == 0 {
         return Ok(None);
     }
-    let room = (cluster_size as u64).saturating_sub(at); // at was checked: it is inside, or just behind
+    let room = (cluster_size as u64).saturating_sub(at); // at was checked: it is inside, or just past
     let max = room.min(MAX_BACKING_NAME);
     if u64::from(len) > max {
         return Err(Qcow2Error::NameLength {

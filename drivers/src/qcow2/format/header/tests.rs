@@ -107,7 +107,7 @@ fn version_2_has_72_bytes_and_refcounts_of_16_bits() {
         "the end mark of the extensions follows"
     );
     assert_eq!(parse(&bytes), Ok(header.clone()));
-    // A whole file may be just the header with nothing behind, extensions' end included.
+    // A whole file may be just the header with nothing after, extensions' end included.
     assert_eq!(parse(&bytes[..72]), Ok(header));
 }
 
@@ -216,7 +216,7 @@ fn the_compression_type_and_its_bit_must_agree() {
 fn a_header_of_104_bytes_has_no_compression_type() {
     let mut bytes = bytes();
     put(&mut bytes, 100, &be(104));
-    // Behind it the extensions start: here an unknown one.
+    // After it the extensions start: here an unknown one.
     bytes[104..].fill(0);
     put(&mut bytes, 104, &be(0x0100_0000));
     put(&mut bytes, 108, &be(8));

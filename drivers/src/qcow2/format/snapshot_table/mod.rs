@@ -53,7 +53,7 @@ pub(crate) struct Snapshot {
     pub(crate) icount: Option<u64>,
     /// Bytes of extra data in the entry that was read. Version 3 wants 16 at least; what is written has [`KNOWN_EXTRA`] at least.
     pub(crate) extra_len: u32,
-    /// Extra data behind what is known, kept.
+    /// Extra data after what is known, kept.
     pub(crate) unknown_extra: Vec<u8>,
 }
 
@@ -307,7 +307,7 @@ impl Snapshot {
         self.vmstate_start(geometry).map(drop)
     }
 
-    /// Where the saved machine starts in what its L1 table maps: behind the disk as it was then.
+    /// Where the saved machine starts in what its L1 table maps: past the disk as it was then.
     pub(crate) fn vmstate_start(&self, geometry: &Geometry) -> Result<GuestOffset, Qcow2Error> {
         let fits = geometry.l1_entries_for(self.disk_size) <= geometry.max_l1_entries();
         let start = geometry.vmstate_start(self.disk_size).filter(|_| fits);

@@ -1,7 +1,7 @@
 //! Free host clusters, found and taken: QEMU's `qcow2_alloc_clusters` and `alloc_refcount_block`.
 //!
 //! The lowest free clusters are taken first. Where a run reaches clusters that no block counts yet, what is needed to count them is laid
-//! out behind it and taken in the same step:
+//! out after it and taken in the same step:
 //!
 //! ```text
 //!   |<- the run ->|<- new refcount blocks ->|<- new reftable, if the old one is too short ->|
@@ -63,7 +63,7 @@ impl Refcounts {
         Ok(taken)
     }
 
-    /// Takes `bytes` bytes for compressed data, at most a cluster: behind the ones taken last where there is room or the next cluster is
+    /// Takes `bytes` bytes for compressed data, at most a cluster: after the ones taken last where there is room or the next cluster is
     /// free, else in a free cluster (QEMU's `qcow2_alloc_bytes`). Every cluster that they touch has one reference more.
     ///
     /// Result and errors otherwise as in [`Refcounts::allocate`].
@@ -153,7 +153,7 @@ impl Refcounts {
                 absent += 1;
                 let block = geometry.reftable_index(cluster);
                 if block >= self.table.len() {
-                    // Nothing is behind this: as long as one likes.
+                    // Nothing is past this: as long as one likes.
                     let len = most;
                     return Ok(self.run(start, len, first_free));
                 }
@@ -314,7 +314,7 @@ struct Layout {
     new_blocks: Vec<u64>,
     /// A longer reftable: where, and how many entries.
     table: Option<(u64, usize)>,
-    /// First cluster behind all.
+    /// First cluster after all.
     end: u64,
 }
 

@@ -37,9 +37,9 @@ pub(crate) struct Refcounts {
     first_free: Cell<u64>,
     /// No gap of so many clusters begins before this one: the search for a run that was wanted in one piece goes on here.
     no_gap: Cell<Gap>,
-    /// The first byte behind the compressed data that was taken last, inside a cluster of such data that is in use; 0: there is none.
+    /// The first byte after the compressed data that was taken last, inside a cluster of such data that is in use; 0: there is none.
     append_at: Cell<u64>,
-    /// Whoever searches or changes refcounts has the turn: what it found stays true until it has made its change.
+    /// A task that searches or changes refcounts has the turn: what it found stays true until it has made its change.
     turn: CoMutex<()>,
 }
 
@@ -168,7 +168,7 @@ impl Refcounts {
                     self.first_free.set(self.first_free.get().min(cluster));
                     self.no_gap.set(self.no_gap.get().with_free(cluster));
                     if self.append_at.get() >> self.geometry.cluster_bits() == cluster {
-                        self.append_at.set(0); // it will be somebody else's
+                        self.append_at.set(0); // it will be another's
                     }
                 }
             }

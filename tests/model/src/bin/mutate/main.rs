@@ -5,7 +5,7 @@
 //!
 //! `cargo mutate [PART...]`: all faults, or those whose name contains one of the parts. A fault that no named model notices is red, and
 //! so is one whose place in the source is not found, and a model that no fault names and nothing excuses.
-//! `cargo mutate [PART...] --models NAME...`: which of these faults the models of these names notice, whoever is named with them. It
+//! `cargo mutate [PART...] --models NAME...`: which of these faults the models of these names notice. It
 //! shows what a new model is good for.
 mod workshop; // a copy of the sources to break
 
@@ -78,7 +78,7 @@ fn named_by(faults: &[&Fault]) -> Vec<&'static str> {
         .iter()
         .flat_map(|fault| match fault.killer {
             Killer::Models(models)
-            | Killer::Nobody {
+            | Killer::Equivalent {
                 watched: models, ..
             } => models,
             Killer::Gate { .. } => &[],
@@ -132,7 +132,7 @@ fn unmutated(names: &[&str], table: &BTreeMap<String, Counts>) -> Result<Vec<Str
 enum Fate {
     /// All named models failed, each with its report.
     Killed(String),
-    /// Nobody should notice, and nobody did.
+    /// No model should notice it, and none did.
     Equivalent,
     /// A model that should have noticed passed.
     Survived(String),
@@ -169,7 +169,7 @@ fn check(faults: Vec<&'static Fault>, models: &[&str]) -> bool {
         println!("\nequivalent faults, and why no model can notice them:");
     }
     for (fault, _) in &results {
-        if let Killer::Nobody { why, .. } = fault.killer {
+        if let Killer::Equivalent { why, .. } = fault.killer {
             println!("  {}: {why}", fault.name);
         }
     }
@@ -199,7 +199,7 @@ fn judge(workshop: &Workshop, fault: &Fault) -> Result<Fate> {
                 true => Fate::Survived("no model is named".into()),
             })
         }
-        Killer::Nobody { watched, .. } => {
+        Killer::Equivalent { watched, .. } => {
             let runner = workshop.build(watched)?;
             for name in watched {
                 match workshop.fails(&runner, name) {
