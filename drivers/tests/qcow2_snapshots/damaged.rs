@@ -76,7 +76,7 @@ const DAMAGE: [(&str, Damage, &str); 14] = [
     (
         "the L1 table starts inside a cluster",
         |bytes, places| put(bytes, places.table, places.l1 + 512),
-        "inside a cluster",
+        "is not aligned",
     ),
     (
         "the L1 table lies past all files",
@@ -109,22 +109,22 @@ const DAMAGE: [(&str, Damage, &str); 14] = [
     (
         "two L1 entries lead to one table",
         |bytes, places| put(bytes, places.l1 + 8, places.l2),
-        "lies on the",
+        "overlaps the",
     ),
     (
         "an L1 entry leads to the L1 table itself",
         |bytes, places| put(bytes, places.l1, places.l1),
-        "lies on the",
+        "overlaps the",
     ),
     (
         "an L2 table is a cluster of its own",
         |bytes, places| put(bytes, places.l2, places.l2),
-        "lies on the",
+        "overlaps the",
     ),
     (
         "a cluster of the guest is a table of the image",
         |bytes, places| put(bytes, places.l2, places.refcounts),
-        "lies on the",
+        "overlaps the",
     ),
     (
         "a cluster lies past the end of the file",
@@ -145,7 +145,7 @@ const DAMAGE: [(&str, Damage, &str); 14] = [
             let at = (places.refcounts + places.data / CLUSTER * 2) as usize;
             bytes[at..at + 2].fill(0);
         },
-        "counted as free",
+        "its refcount is 0",
     ),
 ];
 
@@ -214,12 +214,12 @@ fn a_disk_whose_tables_point_anywhere_is_not_recorded() {
             (
                 "an L2 entry leads into a cluster",
                 |bytes, places| put(bytes, places.active_l2, places.data + 512),
-                "inside a cluster",
+                "is not aligned",
             ),
             (
                 "an L2 entry leads to the snapshot's table",
                 |bytes, places| put(bytes, places.active_l2, places.l1),
-                "lies on the",
+                "overlaps the",
             ),
             (
                 "two L2 entries lead to one cluster",
@@ -227,7 +227,7 @@ fn a_disk_whose_tables_point_anywhere_is_not_recorded() {
                     let first = be64(bytes, places.active_l2);
                     put(bytes, places.active_l2 + 8, first);
                 },
-                "lies on the",
+                "overlaps the",
             ),
             (
                 "a cluster is counted as free",
@@ -236,7 +236,7 @@ fn a_disk_whose_tables_point_anywhere_is_not_recorded() {
                     let at = (places.refcounts + cluster * 2) as usize;
                     bytes[at..at + 2].fill(0);
                 },
-                "counted as free",
+                "its refcount is 0",
             ),
             (
                 "a table is counted as free",
@@ -245,7 +245,7 @@ fn a_disk_whose_tables_point_anywhere_is_not_recorded() {
                     let at = (places.refcounts + cluster * 2) as usize;
                     bytes[at..at + 2].fill(0);
                 },
-                "counted as free",
+                "its refcount is 0",
             ),
         ];
         for (what, damage, words) in damage {

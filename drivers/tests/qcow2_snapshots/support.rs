@@ -6,7 +6,9 @@ use block_core::{
     BlockChild, BlockNode, Cause, DiskOffset, IoBuf, IoVector, NewSnapshot, NodeBuilder,
     Permissions, ReadVector, Result, SnapshotInfo, VmstateOffset, WriteFlags,
 };
-use block_drivers::qcow2::{CheckReport, CreateOptions, Qcow2Driver, Qcow2Options, check, create};
+use block_drivers::qcow2::{
+    CheckReport, CreateOptions, Qcow2Driver, Qcow2Error, Qcow2Options, check, create,
+};
 
 /// Where everything runs.
 pub(crate) struct Bench {
@@ -221,4 +223,17 @@ pub(crate) fn cause<T>(result: Result<T>) -> Cause {
         Ok(_) => panic!("it succeeded"),
         Err(error) => error.cause,
     }
+}
+
+/// The driver's own error in a cause.
+pub(crate) fn qcow2_error(cause: &Cause) -> Option<&Qcow2Error> {
+    match cause {
+        Cause::Driver(error) | Cause::Corrupt(error) | Cause::Busy(error) => error.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// Whether a snapshot was refused because the state is not finished.
+pub(crate) fn is_unfinished(cause: &Cause) -> bool {
+    matches!(qcow2_error(cause), Some(Qcow2Error::StateUnfinished))
 }

@@ -117,7 +117,7 @@ fn what_cannot_be_an_image_is_refused_by_name_and_nothing_is_written() {
         ),
         (
             &["--size", "4T", "-o", "cluster_size=512"],
-            "i: create: the disk has 4398046511104 bytes",
+            "i: create: a disk of 4398046511104 bytes is too large",
         ),
     ] {
         let output = run(folder.path(), &[&["create", "i"], options].concat(), b"");
@@ -239,8 +239,8 @@ fn a_command_for_images_refuses_what_is_none() {
         &["load", "--name", "n"],
     ] {
         for (file, why) in [
-            ("state", "it is no qcow2 image"),
-            ("vmdk", "no qcow2 image, but a disk image (VMDK)"),
+            ("state", "not a qcow2 image"),
+            ("vmdk", "not a qcow2 image, but a disk image (VMDK)"),
             ("missing", "No such file"),
             (".", "it is a directory"),
         ] {

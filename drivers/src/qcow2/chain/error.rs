@@ -93,7 +93,7 @@ impl fmt::Display for ChainError {
             Self::File(error) => error.fmt(f),
             Self::Image { path, error } => write!(f, "{}: {error}", path.display()),
             Self::NoFile { path, what, name } => {
-                write!(f, "{}: its {what} {name:?} is no file", path.display())
+                write!(f, "{}: its {what} {name:?} is not a file", path.display())
             }
             Self::NoFormat { path, name } => write!(
                 f,

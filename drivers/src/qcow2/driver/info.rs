@@ -86,7 +86,7 @@ fn file_name(name: &Name) -> OsString {
     name.as_os_str().to_owned()
 }
 
-/// A snapshot as the block layer tells it. What is no text in its names is replaced.
+/// A snapshot as the block layer tells it. What is not text in its names is replaced.
 fn snapshot_info(snapshot: &Snapshot) -> SnapshotInfo {
     SnapshotInfo {
         id: snapshot.id.to_string(),

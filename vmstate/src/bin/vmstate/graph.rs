@@ -406,15 +406,15 @@ pub(crate) async fn image_failure(
             let path = path.to_path_buf();
             let look = move || magic::image_format_of(&File::open(path).ok()?).ok()?;
             let why = match cx.blocking(look).await {
-                Ok(Some(format)) => format!("it is no qcow2 image, but a disk image ({format})"),
-                _ => "it is no qcow2 image".to_owned(),
+                Ok(Some(format)) => format!("not a qcow2 image, but a disk image ({format})"),
+                _ => "not a qcow2 image".to_owned(),
             };
             Failure::new(file, "open", why)
         }
         Qcow2Error::Truncated {
             what: Table::Header,
             ..
-        } => Failure::new(file, "open", format!("it is no qcow2 image: {error}")),
+        } => Failure::new(file, "open", format!("not a qcow2 image: {error}")),
         Qcow2Error::DataFileMissing => {
             let why = "the guest's data is in an external file, so it can have no snapshots";
             Failure::new(file, "open", why)

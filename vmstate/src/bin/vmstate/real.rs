@@ -92,7 +92,7 @@ impl RealQemu {
     ) -> Result<f64, Failure> {
         let failed = |why: String| Failure::new(PROGRAM, command, why);
         let Some(file) = image.to_str() else {
-            return Err(failed("the image's name is no text".to_owned()));
+            return Err(failed("the image's name is not text".to_owned()));
         };
         let direct = json!({"direct": true});
         let disk = json!({

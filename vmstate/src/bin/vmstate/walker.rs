@@ -126,7 +126,7 @@ impl<'a> Image<'a> {
         file.read_exact_at(&mut header[..there], 0)?;
         let version = be32(&header, 4)?;
         if be32(&header, 0)? != 0x5146_49fb || !(2..=3).contains(&version) {
-            return Err(bad("it is no qcow2 image"));
+            return Err(bad("not a qcow2 image"));
         }
         let cluster_bits = be32(&header, 20)?;
         if !(9..=21).contains(&cluster_bits) {

@@ -14,32 +14,38 @@ impl fmt::Display for Qcow2Error {
                 "the image was not closed, and could not be repaired: {corruptions} corruptions, {check_errors} check errors left"
             ),
             Self::BadMagic { found } => {
-                write!(f, "not a qcow2 image: it begins with {found:#010x}")
+                write!(f, "not a qcow2 image (magic {found:#010x})")
             }
             Self::Truncated {
                 what,
                 bytes,
                 needed,
-            } => write!(f, "the {what} has {bytes} bytes, {needed} are needed"),
+            } => write!(
+                f,
+                "the {what} has only {bytes} of the {needed} bytes that it needs"
+            ),
             Self::Version { found } => {
                 write!(
                     f,
-                    "qcow2 version {found} is not supported, only 2 and 3 are"
+                    "qcow2 version {found} is not supported (supported: 2 and 3)"
                 )
             }
             Self::ClusterBits { found, least } => write!(
                 f,
-                "the cluster size is 2^{found} bytes, only 2^{least} to 2^21 are supported here"
+                "a cluster size of 2^{found} bytes is not supported (supported: 2^{least} to 2^21)"
             ),
             Self::HeaderLength {
                 found,
                 cluster_size,
             } => write!(
                 f,
-                "the header says it has {found} bytes, it needs 104 to {cluster_size}"
+                "header length {found} is out of range (104 to {cluster_size} bytes)"
             ),
             Self::RefcountOrder { found } => {
-                write!(f, "refcounts have 2^{found} bits, at most 2^6 are possible")
+                write!(
+                    f,
+                    "a refcount width of 2^{found} bits is out of range (at most 2^6)"
+                )
             }
             Self::Encrypted { method } => {
                 let name = match method {
@@ -47,7 +53,10 @@ impl fmt::Display for Qcow2Error {
                     2 => "LUKS",
                     _ => "an unknown method",
                 };
-                write!(f, "the image is encrypted by {name} (method {method})")
+                write!(
+                    f,
+                    "the image is encrypted with {name} (method {method}), which is not supported"
+                )
             }
             Self::IncompatibleFeatures { features } => {
                 f.write_str("the image needs features that are not supported: ")?;
@@ -57,8 +66,8 @@ impl fmt::Display for Qcow2Error {
                 }
                 Ok(())
             }
-            Self::CorruptBit => f.write_str("the image is marked corrupt; repair it first"),
-            Self::CompressionType { found } => write!(f, "compression type {found} is unknown"),
+            Self::CorruptBit => f.write_str("the image is marked as corrupt: repair it first"),
+            Self::CompressionType { found } => write!(f, "compression type {found} is not known"),
             Self::CompressionBit { kind, bit } => write!(
                 f,
                 "the compression type is {kind} while its feature bit is {}",
@@ -66,7 +75,7 @@ impl fmt::Display for Qcow2Error {
             ),
             Self::ExtensionLength { magic, len, max } => write!(
                 f,
-                "header extension {magic:#010x} has {len} bytes, at most {max} are possible here"
+                "header extension {magic:#010x} has {len} bytes, more than the {max} that fit here"
             ),
             Self::Extension { magic, reason } => {
                 write!(f, "header extension {magic:#010x}: {reason}")
@@ -76,45 +85,48 @@ impl fmt::Display for Qcow2Error {
                 cluster_size,
             } => write!(
                 f,
-                "the backing file's name is at {offset}, outside the first cluster of {cluster_size} bytes"
+                "the backing file name is at offset {offset:#x}, outside the first cluster ({cluster_size} bytes)"
             ),
             Self::NameLength { what, bytes, max } => write!(
                 f,
-                "the name of the {what} has {bytes} bytes, at most {max} are possible here"
+                "the {what} name has {bytes} bytes, more than the {max} that fit here"
             ),
             Self::HeaderTooLong {
                 bytes,
                 cluster_size,
             } => write!(
                 f,
-                "the header with its names has {bytes} bytes, a cluster only {cluster_size}"
+                "the header with its names has {bytes} bytes, more than a cluster ({cluster_size} bytes)"
             ),
             Self::SizeTooLarge { size, max } => write!(
                 f,
-                "the disk has {size} bytes, at most {max} are possible with this cluster size"
+                "a disk of {size} bytes is too large for this cluster size (at most {max} bytes)"
             ),
             Self::Denied { what, path } => write!(
                 f,
-                "the image names {path:?} as its {what}, which is not permitted here"
+                "the image names {path:?} as its {what}, and opening it is not permitted"
             ),
             Self::DataFileMissing => {
-                f.write_str("the image keeps its data in an external file, and none was given")
+                f.write_str("the image has an external data file, and none was given")
             }
             Self::DataFileUnwanted => f.write_str("the image has no external data file"),
             Self::NotAligned { what, offset } => {
-                write!(f, "the {what} starts at {offset}, inside a cluster")
+                write!(
+                    f,
+                    "{what} offset {offset:#x} is not aligned to the cluster size"
+                )
             }
             Self::TableTooLarge { what, entries, max } => {
                 write!(
                     f,
-                    "the {what} has size {entries}, at most {max} is supported"
+                    "the {what} is too large: {entries}, at most {max} is supported"
                 )
             }
             Self::TableTooSmall {
                 what,
                 entries,
                 needed,
-            } => write!(f, "the {what} has {entries} entries, {needed} are needed"),
+            } => write!(f, "the {what} has {entries} entries, but needs {needed}"),
             Self::Outside {
                 what,
                 offset,
@@ -122,45 +134,45 @@ impl fmt::Display for Qcow2Error {
                 end,
             } => write!(
                 f,
-                "the {what} of {bytes} bytes at {offset} reaches past {end}"
+                "the {what} at offset {offset:#x} ({bytes} bytes) reaches past {end:#x}"
             ),
             Self::Overlap {
                 what,
                 other,
                 offset,
-            } => write!(f, "the {what} at {offset} lies on the {other}"),
+            } => write!(f, "the {what} at offset {offset:#x} overlaps the {other}"),
             Self::ReservedBits { what, at, raw } => write!(
                 f,
-                "the entry {raw:#018x} that leads to the {what} for {at} has reserved bits set"
+                "the {what} entry for {at} has reserved bits set ({raw:#018x})"
             ),
             Self::EntryNotAligned { what, at, offset } => write!(
                 f,
-                "the {what} for {at} is said to be at {offset}, inside a cluster"
+                "{what} offset {offset:#x} for {at} is not aligned to the cluster size"
             ),
             Self::ZeroInVersion2 { at } => {
                 write!(
                     f,
-                    "the cluster at {at} is a zero cluster, which version 2 has not got"
+                    "the entry for guest offset {at:#x} is a zero cluster, which version 2 does not have"
                 )
             }
             Self::SubclusterBitmap { at, bitmap } => write!(
                 f,
-                "the subclusters of the cluster at {at} contradict each other: {bitmap:#018x}"
+                "the entry for guest offset {at:#x} has subclusters that are both allocated and zero ({bitmap:#018x})"
             ),
             Self::CompressedInDataFile { at } => write!(
                 f,
-                "the cluster at {at} is compressed, in an image with an external data file"
+                "the entry for guest offset {at:#x} is compressed, but the image has an external data file"
             ),
             Self::DataFileOffset { at, offset } => write!(
                 f,
-                "the cluster at {at} is said to be at {offset} in the external data file"
+                "guest offset {at:#x} is mapped to offset {offset:#x} of the external data file, which must be the same"
             ),
             Self::RefcountOverflow { cluster, bits } => write!(
                 f,
-                "one more reference to cluster {cluster} does not fit a refcount of {bits} bits"
+                "the refcount of cluster {cluster} cannot be raised: it has {bits} bits"
             ),
             Self::RefcountUnderflow { cluster } => {
-                write!(f, "cluster {cluster} is in use but counted as free")
+                write!(f, "cluster {cluster} is in use, but its refcount is 0")
             }
             Self::SnapshotEntry {
                 index,
@@ -172,7 +184,7 @@ impl fmt::Display for Qcow2Error {
             }
             Self::Compressed { at, len } => write!(
                 f,
-                "{len} bytes at {at} are no whole clusters, which compressed data is written in"
+                "a compressed write of {len} bytes at offset {at} does not cover whole clusters"
             ),
             Self::Options(error) => error.fmt(f),
             Self::BitmapEntry {
@@ -185,21 +197,21 @@ impl fmt::Display for Qcow2Error {
                 "the disk cannot be replaced while the image has persistent bitmaps ({bitmaps}); `qemu-img bitmap --remove` removes one"
             ),
             Self::SnapshotsWithDataFile => {
-                f.write_str("an image with an external data file can have no internal snapshots")
+                f.write_str("an image with an external data file cannot have internal snapshots")
             }
             Self::SnapshotInUse { id, name } => {
                 write!(f, "snapshot {name:?} (id {id}) is being read")
             }
-            Self::StateUnfinished => {
-                f.write_str("the machine's state is being saved and not complete yet")
+            Self::StateUnfinished => f.write_str("the VM state is still being saved"),
+            Self::NoSnapshotId => {
+                f.write_str("no snapshot id is left: the highest one is 2^64 - 1")
             }
-            Self::NoSnapshotId => f.write_str("there is no higher id for another snapshot"),
             Self::ResizeVersion2 { from, to } => write!(
                 f,
-                "a version 2 image with snapshots keeps its size of {from} bytes, it cannot have {to}"
+                "a version 2 image with snapshots cannot change its size from {from} to {to} bytes"
             ),
             Self::OutOfMemory { what, bytes } => {
-                write!(f, "no memory for {bytes} bytes of the {what}")
+                write!(f, "out of memory: {bytes} bytes for the {what}")
             }
             Self::Io { what, error } => write!(f, "cannot access the {what}: {error}"),
         }
