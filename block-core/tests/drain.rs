@@ -25,6 +25,15 @@ fn a_drain_waits_for_what_is_in_flight_and_keeps_the_rest_out() {
         2,
         "what waits at the gate is not in flight"
     );
+    let shown = format!("{:?}", rig.node);
+    for part in [
+        "in_flight: 2",
+        "drained_sections: 1",
+        "waiting_at_the_gate: 1",
+        "waits for #0",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
     rig.release_until_quiet();
     assert_eq!(
         (before.result(), overlapping.result()),

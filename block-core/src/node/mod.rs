@@ -217,6 +217,9 @@ impl fmt::Debug for BlockNode {
             .field("name", &self.name())
             .field("format", &self.format_name())
             .field("in_flight", &self.in_flight())
+            .field("drained_sections", &self.inner.gate.sections.get())
+            .field("waiting_at_the_gate", &self.inner.gate.waiting())
+            .field("requests", &self.inner.tracked)
             .finish_non_exhaustive()
     }
 }

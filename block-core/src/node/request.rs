@@ -73,6 +73,11 @@ pub(super) struct Gate {
 }
 
 impl Gate {
+    /// How many requests wait for the gate to open.
+    pub(super) fn waiting(&self) -> u64 {
+        self.issued.get().saturating_sub(self.turn.get())
+    }
+
     /// Returns when nothing is in flight.
     pub(super) async fn quiet(&self) {
         self.idle.until(|| self.in_flight.get() == 0).await;

@@ -4,6 +4,7 @@
 //! no circle of waits can form, and requests on the same bytes are served in the order they came.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::task::{Poll, Waker};
@@ -25,6 +26,15 @@ struct Entry {
     serialising: bool,
     /// Later requests (by id) that wait for this one to end.
     waiters: Vec<(u64, Waker)>,
+}
+
+impl Entry {
+    /// Whether this request waits for the end of `earlier`, which came before it.
+    fn waits_for(&self, earlier: &Self) -> bool {
+        (earlier.serialising || self.serialising)
+            && earlier.range.start < self.range.end
+            && self.range.start < earlier.range.end
+    }
 }
 
 impl Tracked {
@@ -63,11 +73,8 @@ impl Tracked {
         let (earlier, rest) = entries.split_at_mut(at);
         let mine = &rest[0];
         // The latest: when it ends, the ones before it have mostly ended too, and it wakes only those that wait for it.
-        let blocker = earlier.iter_mut().rev().find(|other| {
-            (other.serialising || mine.serialising)
-                && other.range.start < mine.range.end
-                && mine.range.start < other.range.end
-        })?;
+        let blocker = earlier.iter_mut().rev();
+        let blocker = blocker.into_iter().find(|other| mine.waits_for(other))?;
         let old = match blocker.waiters.iter_mut().find(|(waiter, _)| *waiter == id) {
             Some((_, old)) => Some(std::mem::replace(old, waker)),
             None => {
@@ -78,6 +85,41 @@ impl Tracked {
         drop(entries);
         drop(old); // outside the borrow
         Some(())
+    }
+}
+
+/// One line for each request, in order: its number, its bytes, whether it is serialising, and the latest earlier one that it waits for.
+impl fmt::Debug for Tracked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(entries) = self.entries.try_borrow() else {
+            return f.write_str("<in use>");
+        };
+        let lines = (0..).zip(entries.iter()).map(|(at, entry)| {
+            let earlier = entries.get(..at).unwrap_or_default().iter().rev();
+            let blocker = earlier.into_iter().find(|earlier| entry.waits_for(earlier));
+            Line(entry, blocker.map(|blocker| blocker.id))
+        });
+        f.debug_list().entries(lines).finish()
+    }
+}
+
+/// A request, and the number of the one that it waits for.
+struct Line<'a>(&'a Entry, Option<u64>);
+
+impl fmt::Debug for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(entry, blocker) = self;
+        write!(f, "#{} bytes {}..", entry.id, entry.range.start)?;
+        if entry.range.end != u64::MAX {
+            write!(f, "{}", entry.range.end)?;
+        }
+        if entry.serialising {
+            f.write_str(", serialising")?;
+        }
+        match blocker {
+            Some(blocker) => write!(f, ", waits for #{blocker}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -160,6 +202,20 @@ mod tests {
         drop((after, beside));
         assert!(tracked.entries.borrow().is_empty());
         assert_eq!(tracked.serialising.get(), 0);
+    }
+
+    #[test]
+    fn the_list_of_requests_shows_which_one_waits_for_which() {
+        let tracked = Tracked::default();
+        let _places = [
+            tracked.track(0..512, false),
+            tracked.track(100..4096, true),
+            tracked.track(0..64, false),
+            tracked.track(4000..u64::MAX, true),
+        ];
+        let wanted = "[#0 bytes 0..512, #1 bytes 100..4096, serialising, waits for #0, #2 bytes 0..64, \
+                      #3 bytes 4000.., serialising, waits for #1]";
+        assert_eq!(format!("{tracked:?}"), wanted);
     }
 
     #[test]
