@@ -33,7 +33,7 @@ pub struct Truncate {
 }
 
 /// The children of a driver, for those who walk the graph.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Children<'a> {
     /// Where this driver's bytes are: the primary child.
     pub file: Option<&'a BlockChild>,

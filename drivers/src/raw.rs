@@ -33,6 +33,16 @@ pub struct RawDriver {
     size: Option<u64>,
 }
 
+impl std::fmt::Debug for RawDriver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawDriver")
+            .field("file", &self.file)
+            .field("offset", &self.offset)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
 impl RawDriver {
     /// The window of `file` that `options` names. It must lie inside the child (`raw_apply_options`), which must hold a disk.
     pub async fn open(file: BlockChild, options: RawOptions) -> Result<Self> {

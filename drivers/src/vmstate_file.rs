@@ -43,6 +43,14 @@ pub struct VmstateFileDriver {
 /// How much longer the file becomes at once when unaligned saves reach its end. A multiple of every request alignment that files have.
 const GROWTH: u64 = 1 << 20;
 
+impl std::fmt::Debug for VmstateFileDriver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VmstateFileDriver")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
 impl VmstateFileDriver {
     /// The state in `file`, or the place for one. Nothing is read or written.
     pub fn new(file: BlockChild) -> Self {

@@ -11,6 +11,7 @@ use std::path::Path;
 type Module = Vec<String>;
 
 /// The files of one crate and what they use.
+#[derive(Debug)]
 pub struct Imports {
     /// The file of each module.
     files: BTreeMap<Module, String>,

@@ -19,6 +19,15 @@ pub struct TestDiskControl {
     state: Rc<RefCell<State>>,
 }
 
+impl std::fmt::Debug for TestDiskControl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestDiskControl")
+            .field("in_flight", &self.in_flight())
+            .field("held", &self.held())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Holding and releasing.
 impl TestDiskControl {
     pub(super) fn new(state: Rc<RefCell<State>>) -> Self {

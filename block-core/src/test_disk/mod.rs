@@ -87,6 +87,15 @@ pub struct TestDisk {
     backing: Option<BlockChild>,
 }
 
+impl std::fmt::Debug for TestDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestDisk")
+            .field("file", &self.file)
+            .field("backing", &self.backing)
+            .finish_non_exhaustive()
+    }
+}
+
 impl TestDisk {
     /// The driver and its knobs.
     pub fn new(options: TestDiskOptions) -> (TestDisk, TestDiskControl) {

@@ -69,7 +69,7 @@ pub struct FileDriver {
 }
 
 /// What was found when the file was opened, for answers that need no system call.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Facts {
     direct: DirectIo,
     range_alignment: u32,
@@ -78,6 +78,16 @@ struct Facts {
     kind: FileKind,
     perm: Perms,
     identity: (u64, u64),
+}
+
+impl std::fmt::Debug for FileDriver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileDriver")
+            .field("facts", &self.facts)
+            .field("closed", &self.file.borrow().is_none())
+            .field("sync_failed", &self.sync_failed.get())
+            .finish_non_exhaustive()
+    }
 }
 
 impl FileDriver {

@@ -18,6 +18,14 @@ pub struct Qcow2Compressor {
     image: Rc<Image>,
 }
 
+impl std::fmt::Debug for Qcow2Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Qcow2Compressor")
+            .field("closed", &self.image.guest().is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Qcow2Compressor {
     pub(super) fn new(image: Rc<Image>) -> Self {
         Self { image }

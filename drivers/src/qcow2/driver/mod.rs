@@ -28,6 +28,16 @@ pub struct Qcow2Driver {
     image: Rc<Image>,
 }
 
+impl std::fmt::Debug for Qcow2Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Qcow2Driver")
+            .field("file", &self.guest().meta().file().child())
+            .field("size", &self.guest().meta().size())
+            .field("closed", &self.guest().is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Qcow2Driver {
     /// Opens the image in `file`, which should be a [`FileDriver`](crate::FileDriver)'s node that may grow.
     ///

@@ -4,7 +4,7 @@ use aio_task::WorkerPool;
 use block_core::BlockChild;
 
 /// What an image is opened with. [`Qcow2Options::default`] writes, opens no file that the image names, and bounds its caches.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Qcow2Options {
     /// Nothing is written, not even a repair of an image that was not closed. Also where the file's node is read-only.
     pub read_only: bool,
@@ -22,7 +22,7 @@ pub struct Qcow2Options {
 }
 
 /// What is done about a backing file that the image names.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub enum BackingFile {
     /// The image is refused, with the name in the error. An image may name any file of the host, and it is for the caller to decide
     /// which of them its user may read.
