@@ -6,7 +6,6 @@ use crate::{NewSnapshot, SnapshotInfo, Truncate, VmstateOffset, WriteFlags, Zero
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::ops::Deref;
 
 /// The users of one node.
 #[derive(Default)]
@@ -56,8 +55,7 @@ impl BlockNode {
     }
 }
 
-/// A user's hold on a node, QEMU's `BdrvChild`. Derefs to the node; requests that change something are refused with
-/// [`Cause::NoPermission`] unless the permission for them was taken. Dropping it gives the permissions back.
+/// A user's hold on a node, QEMU's `BdrvChild`. Requests that change something are refused with [`Cause::NoPermission`] unless the permission for them was taken. Dropping it gives the permissions back.
 pub struct BlockChild {
     node: BlockNode,
     permissions: Permissions,
@@ -66,7 +64,7 @@ pub struct BlockChild {
 }
 
 impl BlockChild {
-    /// The node. What is asked of it directly is not checked against the permissions.
+    /// The node itself. A call of it is not checked against the permissions of this user, and its close is one for all users.
     pub fn node(&self) -> &BlockNode {
         &self.node
     }
@@ -172,7 +170,7 @@ impl BlockChild {
             Some(_) => allowed(self.permissions.perm, wanted),
             None => Err(Cause::Closed),
         };
-        allowed.map_err(|cause| self.error(op, at, len, cause))
+        allowed.map_err(|cause| self.node.error(op, at, len, cause))
     }
 }
 
@@ -185,14 +183,6 @@ fn allowed(user: Perms, wanted: Perms) -> Result<(), Cause> {
     {
         Some((.., permission)) => Err(Cause::NoPermission { permission }),
         None => Ok(()),
-    }
-}
-
-impl Deref for BlockChild {
-    type Target = BlockNode;
-
-    fn deref(&self) -> &BlockNode {
-        &self.node
     }
 }
 

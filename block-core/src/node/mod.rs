@@ -2,6 +2,7 @@
 
 mod align; // unaligned changes: their turn, and read-modify-write
 mod attach; // users and their permissions
+mod child;
 mod close; // the end, with an error for what is lost
 mod contract; // what is checked of the driver
 mod discard;
