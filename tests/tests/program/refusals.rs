@@ -117,6 +117,16 @@ fn what_is_no_file_is_refused_by_name() {
 }
 
 #[test]
+fn an_empty_file_is_no_state_to_load() {
+    let folder = disk_folder();
+    fs::write(folder.path().join("empty"), []).expect("written");
+    let load = run(folder.path(), &["load", "empty"], b"");
+    let line = failure(&load);
+    assert!(line.contains("there is no state"), "{line}");
+    assert!(load.stdout.is_empty());
+}
+
+#[test]
 fn a_link_stays_a_link_and_its_file_is_replaced() {
     let folder = disk_folder();
     let there = disk_folder();

@@ -62,6 +62,14 @@ async fn open(cx: &Cx, args: &LoadArgs) -> Result<Open, Failure> {
         }
         let source = Source::open(&graph.state, engine, args.length).await;
         let source = source.map_err(failed)?;
+        if source.len() == 0 && args.length.is_none() {
+            // No save makes such a file.
+            return Err(Failure::new(
+                file.display(),
+                "load",
+                "it is empty: there is no state",
+            ));
+        }
         return Ok(Open {
             graph,
             view: None,
